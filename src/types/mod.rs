@@ -1,0 +1,5 @@
+//! Parsed values: one that exists is valid.
+
+mod log;
+
+pub use log::{LogIndex, LogNo};
