@@ -6,5 +6,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod proto;
 pub mod storage;
 pub mod types;
