@@ -5,9 +5,11 @@
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
 mod log;
+mod slot;
 mod state;
 
 pub use log::{Frame, FrameKind, LogStore, Position, Scan};
+pub use slot::{SlotContent, SlotFile};
 pub use state::{Batch, KeyRange, KeyValue, MAX_VALUE_BYTES, StateStore};
 
 /// Why storage could not do what it was asked to.

@@ -1,0 +1,574 @@
+//! The one writer of a node: drains what waits, decides, makes one group durable, applies it, signs,
+//! answers.
+//!
+//! What a crash leaves, step by step: before the append, nothing; after it, entries that are durable,
+//! not yet in the state and acknowledged to nobody: the next start applies them, a retry with the
+//! same request_id finds them; after the apply, the same. Refusals wait for the same append, because they
+//! were computed from state that was not yet durable.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, Submitted, SubmitError,
+    apply::{Entries, Trees, apply},
+    entry::{FORMAT, StoredEntry, timestamp},
+    head::{EntryRef, Head, content_hash},
+    keys,
+    merkle::leaf_hash,
+    note::{Checkpoint, NodeKey, Note, VerifierKey},
+    rules::{Change, Intent, JudgeError, Proposal, Rules},
+    staged::{StateRead, Staged},
+};
+use crate::{
+    proto::ledger::v1::{self as pb, Action},
+    storage::{Frame, FrameKind, LogStore, SlotFile, StateStore, StorageError},
+    types::{Clock, LedgerTime, LogIndex, LogNo, Reason, RecordName, Refusal},
+};
+
+/// Proposals that one group takes at most, roughly: it ends behind the command that reaches it.
+const GROUP_PROPOSALS: usize = 2_048;
+/// Bytes that one group takes at most, roughly.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+/// Dependents that one withdrawal may cascade to.
+const MAX_CASCADE: usize = 1_000;
+/// How often the head file is made durable while entries come in.
+const HEAD_SYNC: Duration = Duration::from_secs(2);
+
+/// What the committer is asked to do.
+pub(super) enum Command {
+    Submit(Vec<Proposal>, oneshot::Sender<Result<Submitted, SubmitError>>),
+    Mirror(MirrorBatch, oneshot::Sender<Result<Mirrored, SubmitError>>),
+    Register(VerifierKey, oneshot::Sender<Result<LogNo, SubmitError>>),
+    Cosignature(LogNo, pb::Cosignature, oneshot::Sender<Result<(), SubmitError>>),
+    Quarantine(LogNo, Box<Note>, String, oneshot::Sender<Result<(), SubmitError>>),
+    Stop(oneshot::Sender<()>),
+}
+
+pub(super) struct Committer {
+    pub journal: Arc<dyn LogStore>,
+    pub state: Arc<dyn StateStore>,
+    pub rules: Arc<dyn Rules>,
+    pub clock: Arc<dyn Clock>,
+    pub key: Arc<NodeKey>,
+    pub trees: Trees,
+    pub last_time: LedgerTime,
+    pub head_file: Option<SlotFile>,
+    pub published: watch::Sender<Arc<Published>>,
+    pub intake: Arc<watch::Sender<Intake>>,
+}
+
+/// One group in the making.
+struct Group<'a> {
+    frames: Vec<Frame>,
+    entries: Entries<'a>,
+    staged: Staged<'a>,
+    touched: BTreeMap<LogNo, Touch>,
+    answers: Vec<Answer>,
+    proposals: usize,
+    bytes: usize,
+}
+
+/// What the group changed of a log's view, beside its tree.
+#[derive(Default)]
+struct Touch {
+    registered: Option<VerifierKey>,
+    note: Option<String>,
+    quarantined: Option<String>,
+}
+
+enum Answer {
+    Submit(oneshot::Sender<Result<Submitted, SubmitError>>, Vec<Result<Accepted, Refusal>>),
+    Mirror(oneshot::Sender<Result<Mirrored, SubmitError>>, Mirrored),
+    Register(oneshot::Sender<Result<LogNo, SubmitError>>, LogNo),
+    Done(oneshot::Sender<Result<(), SubmitError>>),
+}
+
+impl Committer {
+    /// Runs until told to stop, until every handle is gone, or until storage fails.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut synced = Instant::now();
+        while let Some(first) = commands.blocking_recv() {
+            match self.commit(first, &mut commands) {
+                Ok(None) => {}
+                Ok(Some(stopped)) => {
+                    let _ = self.settle();
+                    let _ = stopped.send(());
+                    return;
+                }
+                Err(error) => return self.fail(&error, &mut commands),
+            }
+            if synced.elapsed() >= HEAD_SYNC {
+                if let Err(error) = self.head_file.as_ref().map_or(Ok(()), SlotFile::sync) {
+                    return self.fail(&error, &mut commands);
+                }
+                synced = Instant::now();
+            }
+        }
+        let _ = self.settle();
+    }
+
+    /// Makes everything that shortens the next start durable; losing it loses nothing.
+    fn settle(&self) -> Result<(), StorageError> {
+        self.head_file.as_ref().map_or(Ok(()), SlotFile::sync)?;
+        self.journal.settle()?;
+        self.state.sync()
+    }
+
+    /// Storage failed: nothing is answered as done any more, and the node is told to stop.
+    fn fail(&self, error: &StorageError, commands: &mut mpsc::Receiver<Command>) {
+        tracing::error!(%error, "storage failed; the node stops");
+        self.intake.send_replace(Intake::Failed(error.to_string()));
+        commands.close();
+        while let Some(command) = commands.blocking_recv() {
+            refuse(command);
+        }
+    }
+
+    /// One group, from the first waiting command to the answers.
+    fn commit(
+        &mut self,
+        first: Command,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<Option<oneshot::Sender<()>>, StorageError> {
+        let (journal, state) = (self.journal.clone(), self.state.clone());
+        let mut group = Group {
+            frames: Vec::new(),
+            entries: Entries::new(journal.as_ref()),
+            staged: Staged::new(state.as_ref()),
+            touched: BTreeMap::new(),
+            answers: Vec::new(),
+            proposals: 0,
+            bytes: 0,
+        };
+        let (mut next, mut stop) = (Some(first), None);
+        while let Some(command) = next.take() {
+            if let Command::Stop(stopped) = command {
+                stop = Some(stopped);
+                break;
+            }
+            self.decide(command, &mut group)?;
+            if group.proposals < GROUP_PROPOSALS && group.bytes < GROUP_BYTES {
+                next = commands.try_recv().ok();
+            }
+        }
+        let Group { frames, staged, touched, answers, .. } = group;
+        if !frames.is_empty() {
+            let end = journal.append(&frames)?;
+            let mut batch = staged.into_batch();
+            let applied = end.0.to_be_bytes().to_vec();
+            batch.changes.insert(keys::APPLIED.to_vec(), Some(applied));
+            state.apply(batch)?;
+            self.publish(end, touched)?;
+        }
+        let published = self.published.borrow().clone();
+        for answer in answers {
+            respond(answer, &published);
+        }
+        Ok(stop)
+    }
+
+    fn decide(&mut self, command: Command, group: &mut Group<'_>) -> Result<(), StorageError> {
+        match command {
+            Command::Submit(proposals, reply) => {
+                let mut results = Vec::with_capacity(proposals.len());
+                group.proposals += proposals.len();
+                for proposal in &proposals {
+                    results.push(self.decide_one(proposal, group)?);
+                }
+                group.answers.push(Answer::Submit(reply, results));
+            }
+            Command::Mirror(batch, reply) => {
+                let mirrored = self.mirror(&batch, group)?;
+                group.answers.push(Answer::Mirror(reply, mirrored));
+            }
+            Command::Register(key, reply) => {
+                let log = self.register(key, group)?;
+                group.answers.push(Answer::Register(reply, log));
+            }
+            Command::Cosignature(log, cosignature, reply) => {
+                let payload = cosignature.encode_to_vec().into();
+                self.add(FrameKind::Cosignature, log, payload, group)?;
+                group.answers.push(Answer::Done(reply));
+            }
+            Command::Quarantine(log, offered, reason, reply) => {
+                let held = self.published.borrow().logs.get(&log).cloned();
+                if held.as_ref().is_some_and(|view| view.quarantined.is_none()) {
+                    self.quarantine(log, &offered, held.as_deref(), &reason, group)?;
+                }
+                group.answers.push(Answer::Done(reply));
+            }
+            Command::Stop(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Decides one proposal. A damaged entry under it refuses it alone; any other storage error is
+    /// the node's.
+    fn decide_one(
+        &mut self,
+        proposal: &Proposal,
+        group: &mut Group<'_>,
+    ) -> Result<Result<Accepted, Refusal>, StorageError> {
+        match self.propose(proposal, group) {
+            Ok(accepted) => Ok(Ok(accepted)),
+            Err(JudgeError::Refused(refusal)) => Ok(Err(*refusal)),
+            Err(JudgeError::Storage(StorageError::Corrupt { what })) => {
+                tracing::error!(%what, "damaged bytes are not served");
+                Ok(Err(Refusal::new(Reason::DataDamaged)))
+            }
+            Err(JudgeError::Storage(error)) => Err(error),
+        }
+    }
+
+    fn propose(
+        &mut self,
+        proposal: &Proposal,
+        group: &mut Group<'_>,
+    ) -> Result<Accepted, JudgeError> {
+        if let Some(answer) = replay(proposal, group)? {
+            return Ok(answer);
+        }
+        refuse_intake(&self.intake.borrow())?;
+        let head = group.staged.get(&keys::head(&proposal.name))?;
+        let head = head.and_then(|bytes| Head::from_bytes(&bytes));
+        check_preconditions(proposal, head.as_ref())?;
+        let standing = head.map(|head| group.entries.get(head.entry)).transpose()?;
+        if let (Some(head), Some(standing)) = (&head, &standing)
+            && is_so_already(&proposal.intent, head)
+        {
+            return Ok(Accepted::standing(Outcome::Unchanged, standing));
+        }
+        let now = self.last_time.max(LedgerTime::from(self.clock.now()));
+        let change = Change {
+            name: &proposal.name,
+            standing: standing.as_ref().map(|e| (&e.message.record, e.withdrawn())),
+            intent: &proposal.intent,
+            now,
+        };
+        let judged = self.rules.judge(&group.staged, &change)?;
+        if judged.cascade.len() > MAX_CASCADE {
+            return Err(Refusal::new(Reason::LiveDependents).into());
+        }
+        let entry = new_entry(proposal, head.as_ref(), &judged.record, &judged.cascade, now);
+        if proposal.validate_only {
+            return Ok(Accepted::dry_run(&entry, head.as_ref(), now));
+        }
+        for dependent in &judged.cascade {
+            self.cascade(dependent, proposal, group)?;
+        }
+        self.last_time = now;
+        let index = LogIndex(self.trees.get(&LogNo::OWN).map_or(0, super::merkle::Tree::size));
+        let at = EntryRef { log: LogNo::OWN, index };
+        let bytes = Bytes::from(entry.encode_to_vec());
+        let stored = StoredEntry::parse(at, bytes.clone()).map_err(|e| StorageError::Failed {
+            doing: "reading back an entry",
+            cause: e.to_string(),
+        })?;
+        self.add(FrameKind::Entry, LogNo::OWN, bytes, group)?;
+        let mut accepted = Accepted::standing(outcome_of(&stored), &stored);
+        accepted.cascaded = judged.cascade;
+        Ok(accepted)
+    }
+
+    fn cascade(
+        &mut self,
+        dependent: &RecordName,
+        cause: &Proposal,
+        group: &mut Group<'_>,
+    ) -> Result<(), JudgeError> {
+        let reason = format!("withdrawn with {}", cause.name);
+        let proposal = Proposal {
+            name: dependent.clone(),
+            intent: Intent::Withdraw { reason, cascade: true },
+            submitter: cause.submitter.clone(),
+            request: None,
+            etag: None,
+            validate_only: false,
+        };
+        self.propose(&proposal, group).map(|_| ())
+    }
+
+    /// Adds a frame to the group and applies it to the state as it will be.
+    fn add(
+        &mut self,
+        kind: FrameKind,
+        log: LogNo,
+        payload: Bytes,
+        group: &mut Group<'_>,
+    ) -> Result<(), StorageError> {
+        let index = LogIndex(self.trees.get(&log).map_or(0, super::merkle::Tree::size));
+        group.bytes += payload.len();
+        let frame = Frame { kind, log, index, payload };
+        apply(&frame, self.rules.as_ref(), &group.entries, &mut self.trees, &mut group.staged)?;
+        if kind == FrameKind::Entry {
+            group.entries.add(EntryRef { log, index }, frame.payload.clone());
+        }
+        group.touched.entry(log).or_default();
+        group.frames.push(frame);
+        Ok(())
+    }
+
+    fn register(
+        &mut self,
+        key: VerifierKey,
+        group: &mut Group<'_>,
+    ) -> Result<LogNo, StorageError> {
+        if let Some(known) = group.staged.get(&keys::origin(key.name()))?
+            && let Ok(number) = known.as_ref().try_into()
+        {
+            return Ok(LogNo(u32::from_be_bytes(number)));
+        }
+        let next = self.trees.keys().next_back().map_or(0, |last| last.0 + 1);
+        let log = pb::Log {
+            origin: key.name().to_owned(),
+            verifier_key: key.to_string(),
+            own: next == 0,
+            ..pb::Log::default()
+        };
+        self.add(FrameKind::Log, LogNo(next), log.encode_to_vec().into(), group)?;
+        group.touched.entry(LogNo(next)).or_default().registered = Some(key);
+        Ok(LogNo(next))
+    }
+
+    /// Takes a batch of another log: only where it continues what is held, and only if it hashes to the
+    /// root that the origin signed.
+    fn mirror(
+        &mut self,
+        batch: &MirrorBatch,
+        group: &mut Group<'_>,
+    ) -> Result<Mirrored, StorageError> {
+        let Some(tree) = self.trees.get(&batch.log) else { return Ok(Mirrored::Unknown) };
+        let held = self.published.borrow().logs.get(&batch.log).cloned();
+        let quarantined = held.as_ref().and_then(|view| view.quarantined.clone());
+        if let Some(reason) = quarantined {
+            return Ok(Mirrored::Quarantined(reason));
+        }
+        if tree.size() != batch.start {
+            return Ok(Mirrored::Elsewhere(tree.size()));
+        }
+        if !matches!(*self.intake.borrow(), Intake::Open) {
+            return Ok(Mirrored::NoSpace);
+        }
+        let leaves: Vec<_> = batch.entries.iter().map(|bytes| leaf_hash(bytes)).collect();
+        let checkpoint = batch.note.checkpoint();
+        let grown = tree.size() + leaves.len() as u64;
+        if grown != checkpoint.size || tree.root_with(&leaves) != checkpoint.root {
+            let reason = "the entries do not hash to the root that the origin signed";
+            self.quarantine(batch.log, &batch.note, held.as_deref(), reason, group)?;
+            return Ok(Mirrored::Quarantined(reason.to_owned()));
+        }
+        for bytes in &batch.entries {
+            self.add(FrameKind::Entry, batch.log, bytes.clone(), group)?;
+        }
+        group.proposals += batch.entries.len();
+        let time = LedgerTime::from(self.clock.now());
+        let cosigned = format!("{}{}", batch.note, self.key.cosign(checkpoint, time));
+        self.add(FrameKind::Checkpoint, batch.log, cosigned.clone().into_bytes().into(), group)?;
+        group.touched.entry(batch.log).or_default().note = Some(cosigned.clone());
+        Ok(Mirrored::Cosigned { size: grown, note: cosigned })
+    }
+
+    /// Keeps what contradicts, and takes nothing more of that log.
+    fn quarantine(
+        &mut self,
+        log: LogNo,
+        offered: &Note,
+        held: Option<&LogView>,
+        reason: &str,
+        group: &mut Group<'_>,
+    ) -> Result<(), StorageError> {
+        let evidence = pb::Evidence {
+            origin: offered.checkpoint().origin.clone(),
+            reason: reason.to_owned(),
+            held: held.map(|view| view.note.clone()).unwrap_or_default(),
+            offered: offered.to_string(),
+            time: Some(timestamp(LedgerTime::from(self.clock.now()))),
+        };
+        tracing::warn!(origin = %evidence.origin, reason, "a log contradicts itself; quarantined");
+        self.add(FrameKind::Evidence, log, evidence.encode_to_vec().into(), group)?;
+        group.touched.entry(log).or_default().quarantined = Some(reason.to_owned());
+        Ok(())
+    }
+
+    /// Signs the own log's new head, keeps it outside the journal, and lets readers see the group.
+    fn publish(
+        &mut self,
+        end: crate::storage::Position,
+        touched: BTreeMap<LogNo, Touch>,
+    ) -> Result<(), StorageError> {
+        let mut next = Published::clone(&self.published.borrow());
+        next.end = end;
+        for (log, touch) in touched {
+            let Some(tree) = self.trees.get(&log).cloned() else { continue };
+            let held = next.logs.get(&log).cloned();
+            let Some(key) = touch.registered.or_else(|| held.as_ref().map(|view| view.key.clone()))
+            else {
+                continue;
+            };
+            let note = if log == LogNo::OWN {
+                self.key.sign(&Checkpoint {
+                    origin: key.name().to_owned(),
+                    size: tree.size(),
+                    root: tree.root(),
+                })
+            } else {
+                let held_note = held.as_ref().map(|view| view.note.clone());
+                touch.note.or(held_note).unwrap_or_default()
+            };
+            let quarantined =
+                touch.quarantined.or_else(|| held.and_then(|view| view.quarantined.clone()));
+            next.logs.insert(log, Arc::new(LogView { log, key, tree, note, quarantined }));
+        }
+        if let (Some(file), Some(own)) = (&mut self.head_file, next.logs.get(&LogNo::OWN)) {
+            file.write(&super::head_bytes(end, &own.note))?;
+        }
+        self.published.send_replace(Arc::new(next));
+        Ok(())
+    }
+}
+
+impl Drop for Committer {
+    /// A panic in the committer must not look like a node that is merely idle.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.intake.send_replace(Intake::Failed("the committer panicked".to_owned()));
+        }
+    }
+}
+
+/// The first answer of a request that was made before; `None` for a new request.
+fn replay(proposal: &Proposal, group: &Group<'_>) -> Result<Option<Accepted>, JudgeError> {
+    let Some((id, hash)) = &proposal.request else { return Ok(None) };
+    let Some(stored) = group.staged.get(&keys::request(&proposal.submitter, id))? else {
+        return Ok(None);
+    };
+    let at = stored.split_first_chunk::<4>().and_then(|(log, rest)| {
+        let (index, stored_hash) = rest.split_first_chunk::<8>()?;
+        let index = LogIndex(u64::from_be_bytes(*index));
+        let log = LogNo(u32::from_be_bytes(*log));
+        Some((EntryRef { log, index }, stored_hash == hash))
+    });
+    match at {
+        Some((at, true)) => {
+            let entry = group.entries.get(at)?;
+            let mut accepted = Accepted::standing(outcome_of(&entry), &entry);
+            let names = entry.message.cascaded.iter();
+            accepted.cascaded = names.filter_map(|name| name.parse().ok()).collect();
+            Ok(Some(accepted))
+        }
+        _ => Err(Refusal::new(Reason::RequestIdReused).into()),
+    }
+}
+
+fn refuse_intake(intake: &Intake) -> Result<(), Refusal> {
+    match intake {
+        Intake::Open => Ok(()),
+        Intake::Full => Err(Refusal::new(Reason::StorageFull)),
+        Intake::BehindParent(_) => Err(Refusal::new(Reason::BehindParent)),
+        Intake::Failed(_) => Err(Refusal::new(Reason::StorageFailed)),
+    }
+}
+
+fn check_preconditions(proposal: &Proposal, head: Option<&Head>) -> Result<(), Refusal> {
+    if head.is_some_and(|head| head.entry.log != LogNo::OWN) {
+        return Err(Refusal::new(Reason::RecordElsewhere));
+    }
+    if head.is_none() && matches!(proposal.intent, Intent::Withdraw { .. }) {
+        return Err(Refusal::new(Reason::RecordNotFound));
+    }
+    match (&proposal.etag, head) {
+        (Some(etag), Some(head)) if *etag == head.etag() => Ok(()),
+        (Some(_), _) => Err(Refusal::new(Reason::EtagStale)),
+        (None, _) => Ok(()),
+    }
+}
+
+fn is_so_already(intent: &Intent, head: &Head) -> bool {
+    match intent {
+        Intent::Submit(record) => !head.withdrawn && content_hash(record) == head.hash,
+        Intent::Withdraw { .. } => head.withdrawn,
+    }
+}
+
+fn new_entry(
+    proposal: &Proposal,
+    head: Option<&Head>,
+    record: &Bytes,
+    cascaded: &[RecordName],
+    now: LedgerTime,
+) -> pb::Entry {
+    let (action, reason) = match &proposal.intent {
+        Intent::Submit(_) => (Action::Submit, String::new()),
+        Intent::Withdraw { reason, .. } => (Action::Withdraw, reason.clone()),
+    };
+    let (id, hash) = match &proposal.request {
+        Some((id, hash)) => (id.to_string(), hash.to_vec()),
+        None => (String::new(), Vec::new()),
+    };
+    let revision = head.map_or(1, |head| head.revision + 1);
+    pb::Entry {
+        format: FORMAT,
+        time: Some(timestamp(now)),
+        name: proposal.name.to_string(),
+        submitter: proposal.submitter.clone(),
+        action: action.into(),
+        revision: i64::try_from(revision).unwrap_or(i64::MAX),
+        previous: head.map(|head| head.entry.index.0),
+        request_id: id,
+        request_hash: hash,
+        record: record.clone(),
+        withdraw_reason: reason,
+        create_time: Some(timestamp(head.map_or(now, |head| head.created))),
+        cascaded: cascaded.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn outcome_of(entry: &StoredEntry) -> Outcome {
+    match (entry.withdrawn(), entry.revision()) {
+        (true, _) => Outcome::Withdrawn,
+        (false, 1) => Outcome::Created,
+        (false, _) => Outcome::Revised,
+    }
+}
+
+fn respond(answer: Answer, published: &Published) {
+    match answer {
+        Answer::Submit(reply, results) => {
+            let own = published.logs.get(&LogNo::OWN);
+            let submitted = Submitted {
+                results,
+                checkpoint: own.map(|view| view.note.clone()).unwrap_or_default(),
+                end: published.end,
+            };
+            let _ = reply.send(Ok(submitted));
+        }
+        Answer::Mirror(reply, mirrored) => drop(reply.send(Ok(mirrored))),
+        Answer::Register(reply, log) => drop(reply.send(Ok(log))),
+        Answer::Done(reply) => drop(reply.send(Ok(()))),
+    }
+}
+
+fn refuse(command: Command) {
+    match command {
+        Command::Submit(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
+        Command::Mirror(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
+        Command::Register(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
+        Command::Cosignature(_, _, reply) | Command::Quarantine(_, _, _, reply) => {
+            drop(reply.send(Err(SubmitError::Stopped)));
+        }
+        Command::Stop(reply) => drop(reply.send(())),
+    }
+}
+
+/// The newest note of a log that came from elsewhere, if it is one.
+pub(super) fn parse_note(bytes: &[u8]) -> Option<Note> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}

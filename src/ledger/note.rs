@@ -1,0 +1,421 @@
+//! Signed notes and their keys: C2SP signed-note, tlog-checkpoint, tlog-cosignature.
+//!
+//! A note is text, an empty line, and signature lines `— name base64(key id || signature)`. A key id
+//! covers the key's name and algorithm byte, so every signature says which algorithm made it, and a
+//! line of an algorithm that is not known is passed over.
+
+use std::{fmt, str::FromStr};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use sha2::{Digest as _, Sha256};
+
+use super::merkle::Hash;
+use crate::types::LedgerTime;
+
+/// C2SP signed-note: the algorithm byte of an Ed25519 note signature.
+const ED25519: u8 = 0x01;
+/// C2SP tlog-cosignature: the algorithm byte of a timestamped Ed25519 cosignature.
+const COSIGNATURE_V1: u8 = 0x04;
+/// Largest note that is parsed, in bytes.
+pub const MAX_NOTE_BYTES: usize = 16 * 1024;
+/// Most signature lines that a note may have.
+const MAX_SIGNATURES: usize = 32;
+
+/// Why a note, key or checkpoint is not accepted.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoteError {
+    /// Not a signed note, or not a checkpoint.
+    #[error("not a signed checkpoint: {0}")]
+    Malformed(&'static str),
+    /// Not a verifier key.
+    #[error("not a verifier key: {0}")]
+    BadKey(&'static str),
+    /// No signature by the key that was asked for.
+    #[error("the note bears no signature of {0}")]
+    Unsigned(String),
+    /// A signature by that key, and it is wrong.
+    #[error("the signature of {0} is wrong")]
+    BadSignature(String),
+}
+
+/// What a log says of itself: size and root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log's origin.
+    pub origin: String,
+    /// Entries.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+}
+
+impl Checkpoint {
+    /// The text that is signed.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root))
+    }
+}
+
+/// Which statement a key makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyUse {
+    /// Signs its own log's checkpoints.
+    Log,
+    /// Cosigns others' checkpoints.
+    Cosigner,
+}
+
+impl KeyUse {
+    fn algorithm(self) -> u8 {
+        match self {
+            Self::Log => ED25519,
+            Self::Cosigner => COSIGNATURE_V1,
+        }
+    }
+}
+
+/// A public key with its name and use: C2SP vkey `name+id+base64(algorithm || key)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifierKey {
+    name: String,
+    id: [u8; 4],
+    purpose: KeyUse,
+    key: VerifyingKey,
+}
+
+impl VerifierKey {
+    fn new(name: &str, purpose: KeyUse, key: VerifyingKey) -> Self {
+        let id = key_id(name, purpose.algorithm(), key.as_bytes());
+        Self { name: name.to_owned(), id, purpose, key }
+    }
+
+    /// The name: a log's origin, or a cosigner's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which statement it makes.
+    #[must_use]
+    pub fn purpose(&self) -> KeyUse {
+        self.purpose
+    }
+}
+
+impl fmt::Display for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = vec![self.purpose.algorithm()];
+        bytes.extend_from_slice(self.key.as_bytes());
+        let id = u32::from_be_bytes(self.id);
+        write!(f, "{}+{id:08x}+{}", self.name, BASE64.encode(bytes))
+    }
+}
+
+impl FromStr for VerifierKey {
+    type Err = NoteError;
+
+    fn from_str(text: &str) -> Result<Self, NoteError> {
+        let mut parts = text.splitn(3, '+');
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(NoteError::BadKey("it must be name+id+key"));
+        };
+        if !valid_name(name) {
+            return Err(NoteError::BadKey("its name is empty or has spaces"));
+        }
+        let bytes = BASE64.decode(key).map_err(|_| NoteError::BadKey("its key is no base64"))?;
+        let (algorithm, key) =
+            bytes.split_first().ok_or(NoteError::BadKey("its key is empty"))?;
+        let purpose = match *algorithm {
+            ED25519 => KeyUse::Log,
+            COSIGNATURE_V1 => KeyUse::Cosigner,
+            _ => return Err(NoteError::BadKey("its algorithm is not known")),
+        };
+        let key: [u8; 32] = key.try_into().map_err(|_| NoteError::BadKey("its length is wrong"))?;
+        let key = VerifyingKey::from_bytes(&key)
+            .map_err(|_| NoteError::BadKey("it is no point of the curve"))?;
+        if key.is_weak() {
+            return Err(NoteError::BadKey("it is a weak key"));
+        }
+        let parsed = Self::new(name, purpose, key);
+        if format!("{:08x}", u32::from_be_bytes(parsed.id)) == id {
+            Ok(parsed)
+        } else {
+            Err(NoteError::BadKey("its id does not match"))
+        }
+    }
+}
+
+/// A node's signing key: one Ed25519 key that signs its log and cosigns others' under key ids of
+/// their own.
+pub struct NodeKey {
+    key: SigningKey,
+    log: VerifierKey,
+    cosigner: VerifierKey,
+}
+
+impl fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NodeKey").field(&self.log.name).finish()
+    }
+}
+
+impl NodeKey {
+    /// A key from its 32-byte seed, for a log of this origin and a cosigner of this name.
+    #[must_use]
+    pub fn new(seed: &[u8; 32], origin: &str, cosigner: &str) -> Self {
+        let key = SigningKey::from_bytes(seed);
+        let public = key.verifying_key();
+        let log = VerifierKey::new(origin, KeyUse::Log, public);
+        let cosigner = VerifierKey::new(cosigner, KeyUse::Cosigner, public);
+        Self { key, log, cosigner }
+    }
+
+    /// The key under which the log is verified.
+    #[must_use]
+    pub fn log_key(&self) -> &VerifierKey {
+        &self.log
+    }
+
+    /// The key under which cosignatures are verified.
+    #[must_use]
+    pub fn cosigner_key(&self) -> &VerifierKey {
+        &self.cosigner
+    }
+
+    /// Signs a checkpoint of the own log. The same checkpoint gives the same bytes.
+    #[must_use]
+    pub fn sign(&self, checkpoint: &Checkpoint) -> String {
+        let text = checkpoint.text();
+        let signature = self.key.sign(text.as_bytes()).to_bytes();
+        format!("{text}\n{}", signature_line(&self.log, &signature))
+    }
+
+    /// The cosignature line for a checkpoint that was verified and stored, at a time.
+    #[must_use]
+    pub fn cosign(&self, checkpoint: &Checkpoint, time: LedgerTime) -> String {
+        let seconds = u64::try_from(time.seconds()).unwrap_or(0);
+        let message = cosigned_message(&checkpoint.text(), seconds);
+        let mut bytes = seconds.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&self.key.sign(message.as_bytes()).to_bytes());
+        signature_line(&self.cosigner, &bytes)
+    }
+}
+
+/// A parsed note; nothing in it is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    text: String,
+    signatures: Vec<SignatureLine>,
+    checkpoint: Checkpoint,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SignatureLine {
+    name: String,
+    id: [u8; 4],
+    bytes: Vec<u8>,
+}
+
+impl Note {
+    /// What it says. Trust it only after [`Note::verify_log`].
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Whether the log's key signed it.
+    ///
+    /// # Errors
+    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
+    pub fn verify_log(&self, key: &VerifierKey) -> Result<&Checkpoint, NoteError> {
+        if key.purpose != KeyUse::Log || key.name != self.checkpoint.origin {
+            return Err(NoteError::Unsigned(key.name.clone()));
+        }
+        let bytes = self.signature(key)?;
+        verify(key, self.text.as_bytes(), bytes)?;
+        Ok(&self.checkpoint)
+    }
+
+    /// Whether a cosigner's key cosigned it, and when.
+    ///
+    /// # Errors
+    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
+    pub fn verify_cosignature(&self, key: &VerifierKey) -> Result<LedgerTime, NoteError> {
+        if key.purpose != KeyUse::Cosigner {
+            return Err(NoteError::Unsigned(key.name.clone()));
+        }
+        let bad = || NoteError::BadSignature(key.name.clone());
+        let (time, signature) = self.signature(key)?.split_first_chunk::<8>().ok_or_else(bad)?;
+        let seconds = u64::from_be_bytes(*time);
+        let time = i64::try_from(seconds).ok().and_then(LedgerTime::from_seconds);
+        verify(key, cosigned_message(&self.text, seconds).as_bytes(), signature)?;
+        time.ok_or_else(bad)
+    }
+
+    fn signature(&self, key: &VerifierKey) -> Result<&[u8], NoteError> {
+        let mut lines = self.signatures.iter();
+        let line = lines.find(|line| line.name == key.name && line.id == key.id);
+        line.map(|line| line.bytes.as_slice()).ok_or_else(|| NoteError::Unsigned(key.name.clone()))
+    }
+}
+
+impl FromStr for Note {
+    type Err = NoteError;
+
+    fn from_str(note: &str) -> Result<Self, NoteError> {
+        if note.len() > MAX_NOTE_BYTES {
+            return Err(NoteError::Malformed("it is too long"));
+        }
+        let (text, lines) =
+            note.split_once("\n\n").ok_or(NoteError::Malformed("it has no signatures"))?;
+        let text = format!("{text}\n");
+        if !lines.ends_with('\n') {
+            return Err(NoteError::Malformed("its last line is cut"));
+        }
+        let signatures: Vec<_> = lines.lines().map(parse_line).collect::<Result<_, _>>()?;
+        if signatures.is_empty() || signatures.len() > MAX_SIGNATURES {
+            return Err(NoteError::Malformed("it has no signature, or too many"));
+        }
+        let checkpoint = parse_checkpoint(&text)?;
+        Ok(Self { text, signatures, checkpoint })
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n", self.text)?;
+        for line in &self.signatures {
+            let mut bytes = line.id.to_vec();
+            bytes.extend_from_slice(&line.bytes);
+            writeln!(f, "\u{2014} {} {}", line.name, BASE64.encode(bytes))?;
+        }
+        Ok(())
+    }
+}
+
+fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
+    let mut lines = text.lines();
+    let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
+        return Err(NoteError::Malformed("it must have origin, size and root"));
+    };
+    if !valid_name(origin) {
+        return Err(NoteError::Malformed("its origin is empty or has spaces"));
+    }
+    let value: u64 = size.parse().map_err(|_| NoteError::Malformed("its size is no number"))?;
+    if value.to_string() != size {
+        return Err(NoteError::Malformed("its size is not canonical"));
+    }
+    let root = BASE64.decode(root).map_err(|_| NoteError::Malformed("its root is no base64"))?;
+    let root = root.try_into().map_err(|_| NoteError::Malformed("its root is not 32 bytes"))?;
+    Ok(Checkpoint { origin: origin.to_owned(), size: value, root })
+}
+
+fn parse_line(line: &str) -> Result<SignatureLine, NoteError> {
+    let malformed = NoteError::Malformed("a signature line is not as it should be");
+    let Some((name, bytes)) =
+        line.strip_prefix("\u{2014} ").and_then(|rest| rest.split_once(' '))
+    else {
+        return Err(malformed);
+    };
+    let Ok(bytes) = BASE64.decode(bytes) else { return Err(malformed) };
+    let Some((id, bytes)) = bytes.split_first_chunk::<4>() else { return Err(malformed) };
+    if !valid_name(name) {
+        return Err(malformed);
+    }
+    Ok(SignatureLine { name: name.to_owned(), id: *id, bytes: bytes.to_vec() })
+}
+
+fn valid_name(name: &str) -> bool {
+    !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+')
+}
+
+fn verify(key: &VerifierKey, message: &[u8], signature: &[u8]) -> Result<(), NoteError> {
+    let bad = || NoteError::BadSignature(key.name.clone());
+    let signature = Signature::from_slice(signature).map_err(|_| bad())?;
+    key.key.verify_strict(message, &signature).map_err(|_| bad())
+}
+
+fn cosigned_message(text: &str, seconds: u64) -> String {
+    format!("cosignature/v1\ntime {seconds}\n{text}")
+}
+
+fn key_id(name: &str, algorithm: u8, key: &[u8]) -> [u8; 4] {
+    let hash: Hash = Sha256::new()
+        .chain_update(name.as_bytes())
+        .chain_update([b'\n', algorithm])
+        .chain_update(key)
+        .finalize()
+        .into();
+    let [a, b, c, d, ..] = hash;
+    [a, b, c, d]
+}
+
+fn signature_line(key: &VerifierKey, signature: &[u8]) -> String {
+    let mut bytes = key.id.to_vec();
+    bytes.extend_from_slice(signature);
+    format!("\u{2014} {} {}\n", key.name, BASE64.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> NodeKey {
+        NodeKey::new(&[7; 32], "nantong.gov.cn/qidong/5f0c9a1e", "nantong.gov.cn/nantong")
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint { origin: "nantong.gov.cn/qidong/5f0c9a1e".into(), size: 42, root: [9; 32] }
+    }
+
+    #[test]
+    fn keys_of_the_specification_parse() {
+        // The example key of the C2SP signed-note specification.
+        let text = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8";
+        let key: VerifierKey = text.parse().unwrap();
+        assert_eq!(key.to_string(), text);
+        assert_eq!(key.name(), "sum.golang.org");
+    }
+
+    #[test]
+    fn a_signed_and_cosigned_note_verifies() {
+        let (key, time) = (key(), LedgerTime::from_seconds(1_700_000_000).unwrap());
+        let text = key.sign(&checkpoint()) + &key.cosign(&checkpoint(), time);
+        let note: Note = text.parse().unwrap();
+        assert_eq!(note.to_string(), text);
+        assert_eq!(note.verify_log(key.log_key()), Ok(&checkpoint()));
+        assert_eq!(note.verify_cosignature(key.cosigner_key()), Ok(time));
+        assert!(note.verify_log(key.cosigner_key()).is_err());
+        assert!(note.verify_cosignature(key.log_key()).is_err());
+        let other = NodeKey::new(&[8; 32], "nantong.gov.cn/qidong/5f0c9a1e", "nantong.gov.cn/x");
+        assert!(matches!(note.verify_log(other.log_key()), Err(NoteError::Unsigned(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_single_bit_of_a_note_can_change(at in 0usize..500, bit in 0u8..8) {
+            let key = key();
+            let time = LedgerTime::from_seconds(1_700_000_000).unwrap();
+            let text = key.sign(&checkpoint()) + &key.cosign(&checkpoint(), time);
+            let mut bytes = text.clone().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let accepted = String::from_utf8(bytes).ok().and_then(|t| t.parse::<Note>().ok());
+            if let Some(note) = accepted {
+                let sound = note.verify_log(key.log_key()).is_ok()
+                    && note.verify_cosignature(key.cosigner_key()) == Ok(time);
+                prop_assert!(!sound);
+            }
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text in ".{0,300}") {
+            let _ = text.parse::<Note>();
+            let _ = text.parse::<VerifierKey>();
+        }
+    }
+}

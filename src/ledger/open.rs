@@ -1,0 +1,297 @@
+//! Opening a ledger: bring the state up to the journal, check both against what was signed.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread};
+
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    Intake, Ledger, LogView, Published, QUEUE,
+    apply::{Entries, Trees, apply, load_tree},
+    committer::{Command, Committer, parse_note},
+    entry::StoredEntry,
+    head::EntryRef,
+    keys,
+    merkle::Tree,
+    note::{Checkpoint, NodeKey, NoteError, VerifierKey},
+    rules::Rules,
+    staged::Staged,
+};
+use crate::{
+    proto::ledger::v1 as pb,
+    storage::{
+        KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError,
+    },
+    types::{Clock, LedgerTime, LogIndex, LogNo, NodeId, Origin, TrustDomain},
+};
+
+/// Payload bytes that recovery applies at a time.
+const REPLAY_BYTES: usize = 1024 * 1024;
+
+/// What a ledger is opened with.
+pub struct Options {
+    /// The truth.
+    pub journal: Arc<dyn LogStore>,
+    /// What is derived from it. Empty or behind is fine: it is brought up to date.
+    pub state: Arc<dyn StateStore>,
+    /// The registers.
+    pub rules: Arc<dyn Rules>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The trust domain, the first part of every origin.
+    pub trust_domain: TrustDomain,
+    /// This node.
+    pub node: NodeId,
+    /// Seed of the signing key, 32 bytes.
+    pub seed: [u8; 32],
+    /// The incarnation for a log that does not exist yet; one that exists keeps its own.
+    pub incarnation: u32,
+    /// Where the newest signed checkpoint stands outside the journal; `None` in memory.
+    pub head_file: Option<PathBuf>,
+    /// Called with (done, of) positions while the state is brought up to date.
+    pub progress: Option<Box<dyn Fn(Position, Position) + Send>>,
+}
+
+/// Why a ledger does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Storage.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The state claims a position that the journal does not have: it belongs to another journal.
+    #[error("the derived state is ahead of the journal; set it aside with `hefu rebuild`")]
+    StateAhead,
+    /// The journal is shorter than, or differs from, what this node has signed.
+    #[error(
+        "the journal does not hold what this node has signed ({0}); restore the journal, never \
+         start on it: the log would fork"
+    )]
+    NotAsSigned(String),
+    /// The head file is damaged.
+    #[error(
+        "the head file is damaged, so what was signed last is not known; check with `hefu verify`, \
+         then start anew with `hefu rebuild --forget-head`"
+    )]
+    HeadDamaged,
+    /// The journal's log belongs to another key, node or trust domain.
+    #[error("this data folder belongs to {0}")]
+    AnotherNode(String),
+    /// A log's registration does not parse.
+    #[error("log {0} has no usable registration: {1}")]
+    BadLog(u32, NoteError),
+    /// The committer thread did not start.
+    #[error("cannot start the committer: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Ledger {
+    /// Opens a ledger and starts its committer.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what to do.
+    pub async fn open(options: Options) -> Result<Self, OpenError> {
+        let (commands, queue) = mpsc::channel(QUEUE);
+        let opening = tokio::task::spawn_blocking(move || open_committer(options));
+        let opened = opening.await.map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
+        let (committer, new_log) = opened?;
+        let ledger = Self {
+            commands,
+            journal: committer.journal.clone(),
+            state: committer.state.clone(),
+            published: committer.published.subscribe(),
+            intake: committer.intake.clone(),
+            key: committer.key.clone(),
+        };
+        let thread = thread::Builder::new().name("committer".to_owned());
+        thread.spawn(move || committer.run(queue)).map_err(OpenError::Thread)?;
+        if new_log {
+            let (reply, registered) = oneshot::channel();
+            let key = ledger.key.log_key().clone();
+            let _ = ledger.commands.send(Command::Register(key, reply)).await;
+            if !matches!(registered.await, Ok(Ok(_))) {
+                return Err(StorageError::Poisoned.into());
+            }
+        }
+        Ok(ledger)
+    }
+}
+
+fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
+    let (journal, state) = (options.journal.clone(), options.state.clone());
+    let trees = catch_up(&options)?;
+    let published = published(journal.as_ref(), state.as_ref(), &trees)?;
+    let own = published.logs.get(&LogNo::OWN);
+    let origin = match own {
+        Some(view) => view.origin().to_owned(),
+        None => {
+            let (domain, node) = (&options.trust_domain, &options.node);
+            format!("{domain}/{node}/{:08x}", options.incarnation)
+        }
+    };
+    let cosigner = format!("{}/{}", options.trust_domain, options.node);
+    let key = NodeKey::new(&options.seed, &origin, &cosigner);
+    let ours = origin.parse::<Origin>().is_ok_and(|origin| {
+        origin.node() == &options.node && origin.trust_domain() == &options.trust_domain
+    });
+    if !ours || own.is_some_and(|view| view.key != *key.log_key()) {
+        return Err(OpenError::AnotherNode(origin));
+    }
+    let mut published = published;
+    if let Some(view) = published.logs.get_mut(&LogNo::OWN) {
+        let view = Arc::make_mut(view);
+        let (size, root) = (view.tree.size(), view.tree.root());
+        view.note = key.sign(&Checkpoint { origin, size, root });
+    }
+    let head_file = options
+        .head_file
+        .as_deref()
+        .map(|path| check_head(path, &key, &published, state.as_ref()))
+        .transpose()?;
+    let last_time = last_time(journal.as_ref())?;
+    let new_log = !published.logs.contains_key(&LogNo::OWN);
+    let committer = Committer {
+        journal,
+        state,
+        rules: options.rules,
+        clock: options.clock,
+        key: Arc::new(key),
+        trees,
+        last_time,
+        head_file,
+        published: watch::Sender::new(Arc::new(published)),
+        intake: Arc::new(watch::Sender::new(Intake::Open)),
+    };
+    Ok((committer, new_log))
+}
+
+/// Applies what the journal has and the state has not.
+fn catch_up(options: &Options) -> Result<Trees, OpenError> {
+    let (journal, state) = (options.journal.as_ref(), options.state.as_ref());
+    let mut at = applied(state)?;
+    let end = journal.end();
+    if at > end {
+        return Err(OpenError::StateAhead);
+    }
+    let mut trees = Trees::new();
+    for pair in state.scan(KeyRange::prefix(keys::LOGS), false) {
+        let (key, _) = pair?;
+        if let Some(log) = key.get(1..).and_then(|n| n.try_into().ok()) {
+            let log = LogNo(u32::from_be_bytes(log));
+            trees.insert(log, load_tree(log, journal, state)?);
+        }
+    }
+    while at < end {
+        at = replay(journal, state, options.rules.as_ref(), at, end, &mut trees)?;
+        if let Some(progress) = &options.progress {
+            progress(at, end);
+        }
+    }
+    Ok(trees)
+}
+
+/// Applies one stretch of the journal, and returns where it ended.
+///
+/// # Errors
+/// As the stores.
+pub(super) fn replay(
+    journal: &dyn LogStore,
+    state: &dyn StateStore,
+    rules: &dyn Rules,
+    from: Position,
+    until: Position,
+    trees: &mut Trees,
+) -> Result<Position, StorageError> {
+    let scan = journal.scan(from, REPLAY_BYTES)?;
+    let (entries, mut staged) = (Entries::new(journal), Staged::new(state));
+    let mut next = scan.next;
+    for (position, frame) in &scan.frames {
+        if *position >= until {
+            next = until;
+            break;
+        }
+        apply(frame, rules, &entries, trees, &mut staged)?;
+    }
+    staged.put(keys::FORMAT_KEY.to_vec(), keys::FORMAT.to_be_bytes().to_vec());
+    staged.put(keys::APPLIED.to_vec(), next.0.to_be_bytes().to_vec());
+    state.apply(staged.into_batch())?;
+    Ok(next)
+}
+
+/// The position that a state reflects; a state of another format reflects nothing.
+pub(super) fn applied(state: &dyn StateStore) -> Result<Position, StorageError> {
+    let bytes = state.get(keys::APPLIED)?;
+    let position = bytes.and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)));
+    Ok(Position(position.unwrap_or(0)))
+}
+
+fn published(
+    journal: &dyn LogStore,
+    state: &dyn StateStore,
+    trees: &Trees,
+) -> Result<Published, OpenError> {
+    let mut logs = BTreeMap::new();
+    for (log, tree) in trees {
+        let registration = state.get(&keys::log(*log))?.unwrap_or_default();
+        let registration = pb::Log::decode(registration).unwrap_or_default();
+        let key: VerifierKey =
+            registration.verifier_key.parse().map_err(|e| OpenError::BadLog(log.0, e))?;
+        let note = state.get(&keys::newest_checkpoint(*log))?;
+        let note = note.as_deref().and_then(parse_note).map(|note| note.to_string());
+        let evidence = state.get(&keys::evidence(*log))?;
+        let evidence = evidence.and_then(|bytes| pb::Evidence::decode(bytes).ok());
+        let view = LogView {
+            log: *log,
+            key,
+            tree: Tree::clone(tree),
+            note: note.unwrap_or_default(),
+            quarantined: evidence.map(|evidence| evidence.reason),
+        };
+        logs.insert(*log, Arc::new(view));
+    }
+    Ok(Published { end: journal.end(), logs })
+}
+
+/// The journal must hold what the head file says was signed: a shorter or other one would fork the log.
+fn check_head(
+    path: &std::path::Path,
+    key: &NodeKey,
+    published: &Published,
+    state: &dyn StateStore,
+) -> Result<SlotFile, OpenError> {
+    let (file, content) = SlotFile::open(path)?;
+    let value = match content {
+        SlotContent::Blank => return Ok(file),
+        SlotContent::Damaged => return Err(OpenError::HeadDamaged),
+        SlotContent::Value(value) => value,
+    };
+    let (end, note) = value.split_first_chunk::<8>().ok_or(OpenError::HeadDamaged)?;
+    let note = parse_note(note).ok_or(OpenError::HeadDamaged)?;
+    let signed = note
+        .verify_log(key.log_key())
+        .map_err(|_| OpenError::AnotherNode(note.checkpoint().origin.clone()))?;
+    let end = Position(u64::from_be_bytes(*end));
+    if published.end < end {
+        let (held, signed) = (published.end.0, end.0);
+        return Err(OpenError::NotAsSigned(format!("it ends at {held}, it ended at {signed}")));
+    }
+    let tiles = super::apply::StateTiles { state: &state, log: LogNo::OWN };
+    let view = published.logs.get(&LogNo::OWN);
+    let root = view.and_then(|view| view.tree.root_at(signed.size, &tiles).ok());
+    if root != Some(signed.root) {
+        let size = signed.size;
+        return Err(OpenError::NotAsSigned(format!("another root at size {size}")));
+    }
+    Ok(file)
+}
+
+/// The time of the own log's last entry: the next one is not before it.
+fn last_time(journal: &dyn LogStore) -> Result<LedgerTime, StorageError> {
+    let Some(last) = journal.size(LogNo::OWN).checked_sub(1) else { return Ok(LedgerTime::MIN) };
+    let at = EntryRef { log: LogNo::OWN, index: LogIndex(last) };
+    let bytes = journal.read(at.log, at.index)?;
+    let entry = bytes.and_then(|bytes| StoredEntry::parse(at, bytes).ok());
+    entry.map(|entry| entry.time).ok_or_else(|| StorageError::Corrupt {
+        what: format!("entry {last} of the own log is unreadable"),
+    })
+}
+
