@@ -26,7 +26,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.open_files(protos()?)?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // Encoded by protox, not by prost: prost's types would drop what they do not know.
-    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(
+        out.join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     tonic_prost_build::configure()
         .bytes(".hefu.ledger.v1.LoggedEntry.entry_bytes")
         .bytes(".hefu.ledger.v1.Entry.record")

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ledger;
 pub mod proto;
 pub mod storage;
 pub mod types;

@@ -14,7 +14,7 @@ use super::{
     keys,
     merkle::{Hash, Tile, TileSource, Tree, leaf_hash},
     rules::{Revision, Rules},
-    staged::{StateRead, Staged},
+    staged::{Staged, StateRead},
 };
 use crate::{
     proto::ledger::v1 as pb,
@@ -35,7 +35,10 @@ impl<'a> Entries<'a> {
     /// Reads from a store; nothing pending.
     #[must_use]
     pub fn new(log: &'a dyn LogStore) -> Self {
-        Self { log, pending: BTreeMap::new() }
+        Self {
+            log,
+            pending: BTreeMap::new(),
+        }
     }
 
     /// Adds one that is not stored yet.
@@ -54,7 +57,10 @@ impl<'a> Entries<'a> {
         };
         let found = bytes.and_then(|bytes| StoredEntry::parse(at, bytes).ok());
         found.ok_or_else(|| StorageError::Corrupt {
-            what: format!("entry {} of log {} is missing or unreadable", at.index.0, at.log.0),
+            what: format!(
+                "entry {} of log {} is missing or unreadable",
+                at.index.0, at.log.0
+            ),
         })
     }
 }
@@ -73,13 +79,16 @@ impl TileSource for StateTiles<'_> {
     fn tile(&self, level: u8, number: u64) -> Result<Vec<Hash>, StorageError> {
         let bytes = self.state.get(&keys::tile(self.log, level, number))?;
         let hashes: Option<Vec<Hash>> = bytes.map(|bytes| {
-            bytes.chunks_exact(32).filter_map(|hash| hash.try_into().ok()).collect()
+            bytes
+                .chunks_exact(32)
+                .filter_map(|hash| hash.try_into().ok())
+                .collect()
         });
-        hashes.filter(|hashes| hashes.len() == super::merkle::TILE_WIDTH).ok_or_else(|| {
-            StorageError::Corrupt {
+        hashes
+            .filter(|hashes| hashes.len() == super::merkle::TILE_WIDTH)
+            .ok_or_else(|| StorageError::Corrupt {
                 what: format!("tile {level}/{number} of log {} is missing", self.log.0),
-            }
-        })
+            })
     }
 }
 
@@ -97,20 +106,28 @@ pub fn apply(
     match frame.kind {
         FrameKind::Log => {
             if let Ok(log) = pb::Log::decode(frame.payload.clone()) {
-                staged.put(keys::origin(&log.origin), frame.log.0.to_be_bytes().to_vec());
+                staged.put(
+                    keys::origin(&log.origin),
+                    frame.log.0.to_be_bytes().to_vec(),
+                );
             }
             staged.put(keys::log(frame.log), frame.payload.to_vec());
             trees.entry(frame.log).or_default();
         }
         FrameKind::Checkpoint => {
             staged.put(keys::newest_checkpoint(frame.log), frame.payload.to_vec());
-            staged.put(keys::checkpoint(frame.log, frame.index.0), frame.payload.to_vec());
+            staged.put(
+                keys::checkpoint(frame.log, frame.index.0),
+                frame.payload.to_vec(),
+            );
         }
         FrameKind::Cosignature => apply_cosignature(frame, staged)?,
         FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.to_vec()),
         FrameKind::Entry => {
             let tree = trees.entry(frame.log).or_default();
-            tree.push(leaf_hash(&frame.payload), |tile| put_tile(staged, frame.log, &tile));
+            tree.push(leaf_hash(&frame.payload), |tile| {
+                put_tile(staged, frame.log, &tile)
+            });
             staged.put(keys::size(frame.log), tree.size().to_be_bytes().to_vec());
             apply_entry(frame, rules, entries, staged)?;
         }
@@ -119,14 +136,21 @@ pub fn apply(
 }
 
 fn put_tile(staged: &mut Staged<'_>, log: LogNo, tile: &Tile) {
-    staged.put(keys::tile(log, tile.level, tile.number), tile.hashes.concat());
+    staged.put(
+        keys::tile(log, tile.level, tile.number),
+        tile.hashes.concat(),
+    );
 }
 
 /// A node's newest cosignature stays; an older one that arrives late does not replace it.
 fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), StorageError> {
-    let Ok(new) = pb::Cosignature::decode(frame.payload.clone()) else { return Ok(()) };
+    let Ok(new) = pb::Cosignature::decode(frame.payload.clone()) else {
+        return Ok(());
+    };
     let key = keys::cosignature(frame.log, &new.node);
-    let held = staged.get(&key)?.and_then(|bytes| pb::Cosignature::decode(bytes).ok());
+    let held = staged
+        .get(&key)?
+        .and_then(|bytes| pb::Cosignature::decode(bytes).ok());
     if held.is_none_or(|held| held.size <= new.size) {
         staged.put(key, frame.payload.to_vec());
     }
@@ -139,7 +163,10 @@ fn apply_entry(
     entries: &Entries<'_>,
     staged: &mut Staged<'_>,
 ) -> Result<(), StorageError> {
-    let at = EntryRef { log: frame.log, index: frame.index };
+    let at = EntryRef {
+        log: frame.log,
+        index: frame.index,
+    };
     let Ok(entry) = StoredEntry::parse(at, frame.payload.clone()) else {
         return count_unindexed(frame.log, staged);
     };
@@ -185,7 +212,9 @@ fn continues(before: Option<&Head>, entry: &StoredEntry) -> bool {
 }
 
 fn remember_request(entry: &StoredEntry, staged: &mut Staged<'_>) {
-    let Ok(id) = entry.message.request_id.parse() else { return };
+    let Ok(id) = entry.message.request_id.parse() else {
+        return;
+    };
     let mut value = entry.at.log.0.to_be_bytes().to_vec();
     value.extend_from_slice(&entry.at.index.0.to_be_bytes());
     value.extend_from_slice(&entry.message.request_hash);
@@ -204,7 +233,11 @@ fn count(
         Some(false) => counts.live = counts.live.saturating_sub(1),
         None => {}
     }
-    if entry.withdrawn() { counts.withdrawn += 1 } else { counts.live += 1 }
+    if entry.withdrawn() {
+        counts.withdrawn += 1
+    } else {
+        counts.live += 1
+    }
     staged.put(key, counts.to_bytes());
     Ok(())
 }
@@ -233,7 +266,10 @@ impl Counts {
         let read = |bytes: &[u8]| {
             let (live, withdrawn) = bytes.split_first_chunk::<8>()?;
             let withdrawn = u64::from_be_bytes(withdrawn.try_into().ok()?);
-            Some(Self { live: u64::from_be_bytes(*live), withdrawn })
+            Some(Self {
+                live: u64::from_be_bytes(*live),
+                withdrawn,
+            })
         };
         bytes.and_then(read).unwrap_or_default()
     }
@@ -260,7 +296,11 @@ pub fn load_tree(
             what: format!("entry {index} of log {} is missing", log.0),
         }),
     });
-    Tree::load(size, last.collect::<Result<_, _>>()?, &StateTiles { state: &state, log })
+    Tree::load(
+        size,
+        last.collect::<Result<_, _>>()?,
+        &StateTiles { state: &state, log },
+    )
 }
 
 /// Entries of a log that the state reflects.
@@ -269,5 +309,7 @@ pub fn load_tree(
 /// As [`StateStore::get`].
 pub fn stored_size(log: LogNo, state: &dyn StateStore) -> Result<u64, StorageError> {
     let bytes = state.get(&keys::size(log))?;
-    Ok(bytes.and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?))).unwrap_or(0))
+    Ok(bytes
+        .and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)))
+        .unwrap_or(0))
 }

@@ -137,7 +137,10 @@ fn check_frame(frame: &Frame, trees: &mut Trees, state: &dyn StateStore, report:
         FrameKind::Checkpoint => {
             if let Err(what) = check_checkpoint(frame, trees, report) {
                 let index = frame.index.0;
-                report.defect(format!("checkpoint at {index} of log {}: {what}", frame.log.0));
+                report.defect(format!(
+                    "checkpoint at {index} of log {}: {what}",
+                    frame.log.0
+                ));
             }
         }
         FrameKind::Cosignature => {
@@ -146,9 +149,10 @@ fn check_frame(frame: &Frame, trees: &mut Trees, state: &dyn StateStore, report:
             }
         }
         FrameKind::Evidence => {
-            if let (Some(log), Ok(evidence)) =
-                (report.logs.get_mut(&frame.log), pb::Evidence::decode(frame.payload.clone()))
-            {
+            if let (Some(log), Ok(evidence)) = (
+                report.logs.get_mut(&frame.log),
+                pb::Evidence::decode(frame.payload.clone()),
+            ) {
                 log.quarantined = Some(evidence.reason);
             }
         }
@@ -170,7 +174,10 @@ fn check_log(frame: &Frame, trees: &mut Trees, report: &mut Report) {
             };
             report.logs.insert(frame.log, audited);
         }
-        _ => report.defect(format!("the registration of log {} has no usable key", frame.log.0)),
+        _ => report.defect(format!(
+            "the registration of log {} has no usable key",
+            frame.log.0
+        )),
     }
 }
 
@@ -178,7 +185,12 @@ fn check_entry(frame: &Frame, trees: &mut Trees, report: &mut Report) {
     let (log, index) = (frame.log, frame.index);
     let tree: &mut Tree = trees.entry(log).or_default();
     if tree.size() != index.0 {
-        report.defect(format!("log {}: entry {} where {} was due", log.0, index.0, tree.size()));
+        report.defect(format!(
+            "log {}: entry {} where {} was due",
+            log.0,
+            index.0,
+            tree.size()
+        ));
     }
     tree.push(super::merkle::leaf_hash(&frame.payload), |_| ());
     report.entries += 1;
@@ -199,7 +211,10 @@ fn check_entry(frame: &Frame, trees: &mut Trees, report: &mut Report) {
 
 fn check_checkpoint(frame: &Frame, trees: &Trees, report: &mut Report) -> Result<(), String> {
     let note = parse(&frame.payload)?;
-    let log = report.logs.get_mut(&frame.log).ok_or("the log is not registered")?;
+    let log = report
+        .logs
+        .get_mut(&frame.log)
+        .ok_or("the log is not registered")?;
     let signed = note.verify_log(&log.key).map_err(|e| e.to_string())?;
     let tree = trees.get(&frame.log).ok_or("the log has no entries")?;
     if (signed.size, signed.root) != (tree.size(), tree.root()) {
@@ -218,12 +233,21 @@ fn check_cosignature(
 ) -> Result<(), String> {
     let cosignature = pb::Cosignature::decode(frame.payload.clone()).map_err(|e| e.to_string())?;
     let note = parse(cosignature.note.as_bytes())?;
-    let log = report.logs.get(&frame.log).ok_or("the log is not registered")?;
+    let log = report
+        .logs
+        .get(&frame.log)
+        .ok_or("the log is not registered")?;
     let signed = note.verify_log(&log.key).map_err(|e| e.to_string())?;
-    let key: VerifierKey = cosignature.verifier_key.parse().map_err(|_| "its key is not usable")?;
+    let key: VerifierKey = cosignature
+        .verifier_key
+        .parse()
+        .map_err(|_| "its key is not usable")?;
     note.verify_cosignature(&key).map_err(|e| e.to_string())?;
     let tree = trees.get(&frame.log).ok_or("the log has no entries")?;
-    let tiles = StateTiles { state: &state, log: frame.log };
+    let tiles = StateTiles {
+        state: &state,
+        log: frame.log,
+    };
     // Tiles of this very stretch are not in the state yet: only what can be read is compared.
     match tree.root_at(signed.size, &tiles) {
         Ok(root) if root != signed.root => return Err("it cosigns another root".to_owned()),
@@ -238,7 +262,8 @@ fn check_cosignature(
 
 fn parse(bytes: &[u8]) -> Result<Note, String> {
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
-    text.parse().map_err(|e: super::note::NoteError| e.to_string())
+    text.parse()
+        .map_err(|e: super::note::NoteError| e.to_string())
 }
 
 /// Every key and value of the state against those that the journal gives.
@@ -248,7 +273,10 @@ fn compare(
     report: &mut Report,
 ) -> Result<(), StorageError> {
     let Some(state) = state else { return Ok(()) };
-    let all = || KeyRange { start: Vec::new(), end: None };
+    let all = || KeyRange {
+        start: Vec::new(),
+        end: None,
+    };
     let (mut held, mut due) = (state.scan(all(), false), scratch.scan(all(), false));
     let (mut left, mut right) = (held.next().transpose()?, due.next().transpose()?);
     let mut differences = 0;
@@ -283,12 +311,17 @@ fn compare(
         }
     }
     if differences > MAX_DIFFERENCES {
-        report.defect(format!("derived state: {} further differences", differences - MAX_DIFFERENCES));
+        report.defect(format!(
+            "derived state: {} further differences",
+            differences - MAX_DIFFERENCES
+        ));
     }
     Ok(())
 }
 
 fn readable(key: &[u8]) -> String {
-    keys::name_of_head(key)
-        .map_or_else(|| key.escape_ascii().to_string(), |name| format!("of the head of {name}"))
+    keys::name_of_head(key).map_or_else(
+        || key.escape_ascii().to_string(),
+        |name| format!("of the head of {name}"),
+    )
 }

@@ -17,7 +17,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, Submitted, SubmitError,
+    Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, SubmitError, Submitted,
     apply::{Entries, Trees, apply},
     entry::{FORMAT, StoredEntry, timestamp},
     head::{EntryRef, Head, content_hash},
@@ -25,7 +25,7 @@ use super::{
     merkle::leaf_hash,
     note::{Checkpoint, NodeKey, Note, VerifierKey},
     rules::{Change, Intent, JudgeError, Proposal, Rules},
-    staged::{StateRead, Staged},
+    staged::{Staged, StateRead},
 };
 use crate::{
     proto::ledger::v1::{self as pb, Action},
@@ -44,11 +44,23 @@ const HEAD_SYNC: Duration = Duration::from_secs(2);
 
 /// What the committer is asked to do.
 pub(super) enum Command {
-    Submit(Vec<Proposal>, oneshot::Sender<Result<Submitted, SubmitError>>),
+    Submit(
+        Vec<Proposal>,
+        oneshot::Sender<Result<Submitted, SubmitError>>,
+    ),
     Mirror(MirrorBatch, oneshot::Sender<Result<Mirrored, SubmitError>>),
     Register(VerifierKey, oneshot::Sender<Result<LogNo, SubmitError>>),
-    Cosignature(LogNo, pb::Cosignature, oneshot::Sender<Result<(), SubmitError>>),
-    Quarantine(LogNo, Box<Note>, String, oneshot::Sender<Result<(), SubmitError>>),
+    Cosignature(
+        LogNo,
+        pb::Cosignature,
+        oneshot::Sender<Result<(), SubmitError>>,
+    ),
+    Quarantine(
+        LogNo,
+        Box<Note>,
+        String,
+        oneshot::Sender<Result<(), SubmitError>>,
+    ),
     Stop(oneshot::Sender<()>),
 }
 
@@ -85,7 +97,10 @@ struct Touch {
 }
 
 enum Answer {
-    Submit(oneshot::Sender<Result<Submitted, SubmitError>>, Vec<Result<Accepted, Refusal>>),
+    Submit(
+        oneshot::Sender<Result<Submitted, SubmitError>>,
+        Vec<Result<Accepted, Refusal>>,
+    ),
     Mirror(oneshot::Sender<Result<Mirrored, SubmitError>>, Mirrored),
     Register(oneshot::Sender<Result<LogNo, SubmitError>>, LogNo),
     Done(oneshot::Sender<Result<(), SubmitError>>),
@@ -159,7 +174,13 @@ impl Committer {
                 next = commands.try_recv().ok();
             }
         }
-        let Group { frames, staged, touched, answers, .. } = group;
+        let Group {
+            frames,
+            staged,
+            touched,
+            answers,
+            ..
+        } = group;
         if !frames.is_empty() {
             let end = journal.append(&frames)?;
             let mut batch = staged.into_batch();
@@ -249,7 +270,9 @@ impl Committer {
         let now = self.last_time.max(LedgerTime::from(self.clock.now()));
         let change = Change {
             name: &proposal.name,
-            standing: standing.as_ref().map(|e| (&e.message.record, e.withdrawn())),
+            standing: standing
+                .as_ref()
+                .map(|e| (&e.message.record, e.withdrawn())),
             intent: &proposal.intent,
             now,
         };
@@ -257,7 +280,13 @@ impl Committer {
         if judged.cascade.len() > MAX_CASCADE {
             return Err(Refusal::new(Reason::LiveDependents).into());
         }
-        let entry = new_entry(proposal, head.as_ref(), &judged.record, &judged.cascade, now);
+        let entry = new_entry(
+            proposal,
+            head.as_ref(),
+            &judged.record,
+            &judged.cascade,
+            now,
+        );
         if proposal.validate_only {
             return Ok(Accepted::dry_run(&entry, head.as_ref(), now));
         }
@@ -265,8 +294,15 @@ impl Committer {
             self.cascade(dependent, proposal, group)?;
         }
         self.last_time = now;
-        let index = LogIndex(self.trees.get(&LogNo::OWN).map_or(0, super::merkle::Tree::size));
-        let at = EntryRef { log: LogNo::OWN, index };
+        let index = LogIndex(
+            self.trees
+                .get(&LogNo::OWN)
+                .map_or(0, super::merkle::Tree::size),
+        );
+        let at = EntryRef {
+            log: LogNo::OWN,
+            index,
+        };
         let bytes = Bytes::from(entry.encode_to_vec());
         let stored = StoredEntry::parse(at, bytes.clone()).map_err(|e| StorageError::Failed {
             doing: "reading back an entry",
@@ -287,7 +323,10 @@ impl Committer {
         let reason = format!("withdrawn with {}", cause.name);
         let proposal = Proposal {
             name: dependent.clone(),
-            intent: Intent::Withdraw { reason, cascade: true },
+            intent: Intent::Withdraw {
+                reason,
+                cascade: true,
+            },
             submitter: cause.submitter.clone(),
             request: None,
             etag: None,
@@ -306,21 +345,30 @@ impl Committer {
     ) -> Result<(), StorageError> {
         let index = LogIndex(self.trees.get(&log).map_or(0, super::merkle::Tree::size));
         group.bytes += payload.len();
-        let frame = Frame { kind, log, index, payload };
-        apply(&frame, self.rules.as_ref(), &group.entries, &mut self.trees, &mut group.staged)?;
+        let frame = Frame {
+            kind,
+            log,
+            index,
+            payload,
+        };
+        apply(
+            &frame,
+            self.rules.as_ref(),
+            &group.entries,
+            &mut self.trees,
+            &mut group.staged,
+        )?;
         if kind == FrameKind::Entry {
-            group.entries.add(EntryRef { log, index }, frame.payload.clone());
+            group
+                .entries
+                .add(EntryRef { log, index }, frame.payload.clone());
         }
         group.touched.entry(log).or_default();
         group.frames.push(frame);
         Ok(())
     }
 
-    fn register(
-        &mut self,
-        key: VerifierKey,
-        group: &mut Group<'_>,
-    ) -> Result<LogNo, StorageError> {
+    fn register(&mut self, key: VerifierKey, group: &mut Group<'_>) -> Result<LogNo, StorageError> {
         if let Some(known) = group.staged.get(&keys::origin(key.name()))?
             && let Ok(number) = known.as_ref().try_into()
         {
@@ -333,7 +381,12 @@ impl Committer {
             own: next == 0,
             ..pb::Log::default()
         };
-        self.add(FrameKind::Log, LogNo(next), log.encode_to_vec().into(), group)?;
+        self.add(
+            FrameKind::Log,
+            LogNo(next),
+            log.encode_to_vec().into(),
+            group,
+        )?;
         group.touched.entry(LogNo(next)).or_default().registered = Some(key);
         Ok(LogNo(next))
     }
@@ -345,7 +398,9 @@ impl Committer {
         batch: &MirrorBatch,
         group: &mut Group<'_>,
     ) -> Result<Mirrored, StorageError> {
-        let Some(tree) = self.trees.get(&batch.log) else { return Ok(Mirrored::Unknown) };
+        let Some(tree) = self.trees.get(&batch.log) else {
+            return Ok(Mirrored::Unknown);
+        };
         let held = self.published.borrow().logs.get(&batch.log).cloned();
         let quarantined = held.as_ref().and_then(|view| view.quarantined.clone());
         if let Some(reason) = quarantined {
@@ -371,9 +426,17 @@ impl Committer {
         group.proposals += batch.entries.len();
         let time = LedgerTime::from(self.clock.now());
         let cosigned = format!("{}{}", batch.note, self.key.cosign(checkpoint, time));
-        self.add(FrameKind::Checkpoint, batch.log, cosigned.clone().into_bytes().into(), group)?;
+        self.add(
+            FrameKind::Checkpoint,
+            batch.log,
+            cosigned.clone().into_bytes().into(),
+            group,
+        )?;
         group.touched.entry(batch.log).or_default().note = Some(cosigned.clone());
-        Ok(Mirrored::Cosigned { size: grown, note: cosigned })
+        Ok(Mirrored::Cosigned {
+            size: grown,
+            note: cosigned,
+        })
     }
 
     /// Keeps what contradicts, and takes nothing more of that log.
@@ -393,7 +456,12 @@ impl Committer {
             time: Some(timestamp(LedgerTime::from(self.clock.now()))),
         };
         tracing::warn!(origin = %evidence.origin, reason, "a log contradicts itself; quarantined");
-        self.add(FrameKind::Evidence, log, evidence.encode_to_vec().into(), group)?;
+        self.add(
+            FrameKind::Evidence,
+            log,
+            evidence.encode_to_vec().into(),
+            group,
+        )?;
         group.touched.entry(log).or_default().quarantined = Some(reason.to_owned());
         Ok(())
     }
@@ -407,9 +475,13 @@ impl Committer {
         let mut next = Published::clone(&self.published.borrow());
         next.end = end;
         for (log, touch) in touched {
-            let Some(tree) = self.trees.get(&log).cloned() else { continue };
+            let Some(tree) = self.trees.get(&log).cloned() else {
+                continue;
+            };
             let held = next.logs.get(&log).cloned();
-            let Some(key) = touch.registered.or_else(|| held.as_ref().map(|view| view.key.clone()))
+            let Some(key) = touch
+                .registered
+                .or_else(|| held.as_ref().map(|view| view.key.clone()))
             else {
                 continue;
             };
@@ -423,9 +495,19 @@ impl Committer {
                 let held_note = held.as_ref().map(|view| view.note.clone());
                 touch.note.or(held_note).unwrap_or_default()
             };
-            let quarantined =
-                touch.quarantined.or_else(|| held.and_then(|view| view.quarantined.clone()));
-            next.logs.insert(log, Arc::new(LogView { log, key, tree, note, quarantined }));
+            let quarantined = touch
+                .quarantined
+                .or_else(|| held.and_then(|view| view.quarantined.clone()));
+            next.logs.insert(
+                log,
+                Arc::new(LogView {
+                    log,
+                    key,
+                    tree,
+                    note,
+                    quarantined,
+                }),
+            );
         }
         if let (Some(file), Some(own)) = (&mut self.head_file, next.logs.get(&LogNo::OWN)) {
             file.write(&super::head_bytes(end, &own.note))?;
@@ -439,14 +521,17 @@ impl Drop for Committer {
     /// A panic in the committer must not look like a node that is merely idle.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.intake.send_replace(Intake::Failed("the committer panicked".to_owned()));
+            self.intake
+                .send_replace(Intake::Failed("the committer panicked".to_owned()));
         }
     }
 }
 
 /// The first answer of a request that was made before; `None` for a new request.
 fn replay(proposal: &Proposal, group: &Group<'_>) -> Result<Option<Accepted>, JudgeError> {
-    let Some((id, hash)) = &proposal.request else { return Ok(None) };
+    let Some((id, hash)) = &proposal.request else {
+        return Ok(None);
+    };
     let Some(stored) = group.staged.get(&keys::request(&proposal.submitter, id))? else {
         return Ok(None);
     };
@@ -550,21 +635,35 @@ fn respond(answer: Answer, published: &Published) {
             };
             let _ = reply.send(Ok(submitted));
         }
-        Answer::Mirror(reply, mirrored) => drop(reply.send(Ok(mirrored))),
-        Answer::Register(reply, log) => drop(reply.send(Ok(log))),
-        Answer::Done(reply) => drop(reply.send(Ok(()))),
+        Answer::Mirror(reply, mirrored) => {
+            let _ = reply.send(Ok(mirrored));
+        }
+        Answer::Register(reply, log) => {
+            let _ = reply.send(Ok(log));
+        }
+        Answer::Done(reply) => {
+            let _ = reply.send(Ok(()));
+        }
     }
 }
 
 fn refuse(command: Command) {
     match command {
-        Command::Submit(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
-        Command::Mirror(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
-        Command::Register(_, reply) => drop(reply.send(Err(SubmitError::Stopped))),
-        Command::Cosignature(_, _, reply) | Command::Quarantine(_, _, _, reply) => {
-            drop(reply.send(Err(SubmitError::Stopped)));
+        Command::Submit(_, reply) => {
+            let _ = reply.send(Err(SubmitError::Stopped));
         }
-        Command::Stop(reply) => drop(reply.send(())),
+        Command::Mirror(_, reply) => {
+            let _ = reply.send(Err(SubmitError::Stopped));
+        }
+        Command::Register(_, reply) => {
+            let _ = reply.send(Err(SubmitError::Stopped));
+        }
+        Command::Cosignature(_, _, reply) | Command::Quarantine(_, _, _, reply) => {
+            let _ = reply.send(Err(SubmitError::Stopped));
+        }
+        Command::Stop(reply) => {
+            let _ = reply.send(());
+        }
     }
 }
 

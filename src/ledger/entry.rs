@@ -56,7 +56,10 @@ impl StoredEntry {
         if message.format != FORMAT {
             return Err(EntryError::Format(message.format));
         }
-        let name = message.name.parse().map_err(|_| EntryError::Field("name"))?;
+        let name = message
+            .name
+            .parse()
+            .map_err(|_| EntryError::Field("name"))?;
         let time = ledger_time(message.time.as_ref()).ok_or(EntryError::Field("time"))?;
         let created =
             ledger_time(message.create_time.as_ref()).ok_or(EntryError::Field("create_time"))?;
@@ -66,7 +69,14 @@ impl StoredEntry {
         if !matches!(message.action(), Action::Submit | Action::Withdraw) {
             return Err(EntryError::Field("action"));
         }
-        Ok(Self { at, bytes, message, name, time, created })
+        Ok(Self {
+            at,
+            bytes,
+            message,
+            name,
+            time,
+            created,
+        })
     }
 
     /// Whether it withdrew the record.
@@ -108,14 +118,17 @@ pub fn ledger_time(time: Option<&prost_types::Timestamp>) -> Option<LedgerTime> 
     if !(0..1_000_000_000).contains(&time.nanos) {
         return None;
     }
-    let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos / 1_000))?;
-    LedgerTime::from_micros(micros)
+    let micros = time
+        .seconds
+        .checked_mul(1_000_000)?
+        .checked_add(i64::from(time.nanos / 1_000))?;
+    LedgerTime::from_micros(micros).ok()
 }
 
 /// A ledger time as its message.
 #[must_use]
 pub fn timestamp(time: LedgerTime) -> prost_types::Timestamp {
-    let micros = time.micros();
+    let micros = time.as_micros();
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),
         nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0),

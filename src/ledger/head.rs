@@ -45,8 +45,8 @@ impl Head {
         bytes.extend_from_slice(&self.entry.index.0.to_be_bytes());
         bytes.extend_from_slice(&self.revision.to_be_bytes());
         bytes.push(u8::from(self.withdrawn));
-        bytes.extend_from_slice(&self.created.micros().to_be_bytes());
-        bytes.extend_from_slice(&self.updated.micros().to_be_bytes());
+        bytes.extend_from_slice(&self.created.as_micros().to_be_bytes());
+        bytes.extend_from_slice(&self.updated.as_micros().to_be_bytes());
         bytes.extend_from_slice(&self.hash);
         bytes
     }
@@ -67,8 +67,8 @@ impl Head {
             },
             revision: u64::from_be_bytes(*revision),
             withdrawn: *withdrawn != 0,
-            created: LedgerTime::from_micros(i64::from_be_bytes(*created))?,
-            updated: LedgerTime::from_micros(i64::from_be_bytes(*updated))?,
+            created: LedgerTime::from_micros(i64::from_be_bytes(*created)).ok()?,
+            updated: LedgerTime::from_micros(i64::from_be_bytes(*updated)).ok()?,
             hash: rest.try_into().ok()?,
         })
     }

@@ -130,7 +130,9 @@ pub fn heads(register: &RegisterId, agency: Option<&AgencyId>) -> Vec<u8> {
 /// The record that a head's key belongs to; `None` for any other key.
 #[must_use]
 pub fn name_of_head(key: &[u8]) -> Option<RecordName> {
-    let mut parts = std::str::from_utf8(key.strip_prefix(b"h")?).ok()?.splitn(3, '\0');
+    let mut parts = std::str::from_utf8(key.strip_prefix(b"h")?)
+        .ok()?
+        .splitn(3, '\0');
     let (register, agency, item) = (parts.next()?, parts.next()?, parts.next()?);
     format!("agencies/{agency}/{register}/{item}").parse().ok()
 }
@@ -138,13 +140,19 @@ pub fn name_of_head(key: &[u8]) -> Option<RecordName> {
 /// See the table. `submitter` is the SPIFFE ID: two submitters may use the same UUID.
 #[must_use]
 pub fn request(submitter: &str, id: &RequestId) -> Vec<u8> {
-    [b"q", submitter.as_bytes(), &[0], id.as_str().as_bytes()].concat()
+    [b"q", submitter.as_bytes(), &[0], id.as_bytes()].concat()
 }
 
 /// See the table.
 #[must_use]
 pub fn count(register: &RegisterId, log: LogNo) -> Vec<u8> {
-    [COUNTS, register.as_str().as_bytes(), &[0], &log.0.to_be_bytes()].concat()
+    [
+        COUNTS,
+        register.as_str().as_bytes(),
+        &[0],
+        &log.0.to_be_bytes(),
+    ]
+    .concat()
 }
 
 /// The register and log that a count's key belongs to.

@@ -16,13 +16,22 @@ pub const TILE_HEIGHT: u32 = 6;
 /// RFC 6962 section 2.1: SHA-256(0x00 || entry).
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    Sha256::new().chain_update([0]).chain_update(entry).finalize().into()
+    Sha256::new()
+        .chain_update([0])
+        .chain_update(entry)
+        .finalize()
+        .into()
 }
 
 /// RFC 6962 section 2.1: SHA-256(0x01 || left || right).
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+    Sha256::new()
+        .chain_update([1])
+        .chain_update(left)
+        .chain_update(right)
+        .finalize()
+        .into()
 }
 
 /// RFC 6962 section 2.1: the root of a tree without entries.
@@ -69,7 +78,11 @@ impl Tree {
     /// # Errors
     /// As [`TileSource::tile`].
     pub fn load<S: TileSource>(size: u64, last: Vec<Hash>, tiles: &S) -> Result<Self, S::Error> {
-        let mut tree = Self { size, partial: vec![last], range: Vec::new() };
+        let mut tree = Self {
+            size,
+            partial: vec![last],
+            range: Vec::new(),
+        };
         let (mut full, mut level) = (size >> TILE_HEIGHT, 0u8);
         while full > 0 {
             let first = full & !(TILE_WIDTH as u64 - 1);
@@ -103,7 +116,9 @@ impl Tree {
             if self.partial.len() == at {
                 self.partial.push(Vec::new());
             }
-            let Some(hashes) = self.partial.get_mut(at) else { return };
+            let Some(hashes) = self.partial.get_mut(at) else {
+                return;
+            };
             hashes.push(hash);
             if hashes.len() < TILE_WIDTH {
                 return;
@@ -111,7 +126,11 @@ impl Tree {
             let hashes = std::mem::take(hashes);
             hash = perfect_root(&hashes);
             number >>= TILE_HEIGHT;
-            full(Tile { level, number, hashes });
+            full(Tile {
+                level,
+                number,
+                hashes,
+            });
         }
     }
 
@@ -119,14 +138,20 @@ impl Tree {
     #[must_use]
     pub fn root(&self) -> Hash {
         let mut subtrees = self.range.iter().rev().map(|(_, hash)| *hash);
-        let Some(last) = subtrees.next() else { return empty_root() };
+        let Some(last) = subtrees.next() else {
+            return empty_root();
+        };
         subtrees.fold(last, |right, left| node_hash(&left, &right))
     }
 
     /// The root that the tree would have with these leaves added.
     #[must_use]
     pub fn root_with(&self, leaves: &[Hash]) -> Hash {
-        let mut grown = Self { size: self.size, partial: Vec::new(), range: self.range.clone() };
+        let mut grown = Self {
+            size: self.size,
+            partial: Vec::new(),
+            range: self.range.clone(),
+        };
         for leaf in leaves {
             push_range(&mut grown.range, 0, *leaf);
         }
@@ -137,7 +162,11 @@ impl Tree {
     ///
     /// # Errors
     /// [`ProofError::OutOfRange`], or what the tiles say.
-    pub fn root_at<S: TileSource>(&self, size: u64, tiles: &S) -> Result<Hash, ProofError<S::Error>> {
+    pub fn root_at<S: TileSource>(
+        &self,
+        size: u64,
+        tiles: &S,
+    ) -> Result<Hash, ProofError<S::Error>> {
         self.within(size)?;
         if size == 0 {
             return Ok(empty_root());
@@ -222,7 +251,11 @@ impl Tree {
     }
 
     fn within<E>(&self, size: u64) -> Result<(), ProofError<E>> {
-        if size > self.size { Err(ProofError::OutOfRange) } else { Ok(()) }
+        if size > self.size {
+            Err(ProofError::OutOfRange)
+        } else {
+            Ok(())
+        }
     }
 
     /// The root of entries `start..end`, where `start` is a multiple of a power of two not below
@@ -239,7 +272,10 @@ impl Tree {
             return self.perfect(height, start >> height, tiles);
         }
         let middle = start + split(width);
-        Ok(node_hash(&self.span(start, middle, tiles)?, &self.span(middle, end, tiles)?))
+        Ok(node_hash(
+            &self.span(start, middle, tiles)?,
+            &self.span(middle, end, tiles)?,
+        ))
     }
 
     /// The root of a perfect subtree: `number` counts subtrees of that height from the left.
@@ -257,7 +293,9 @@ impl Tree {
         let first = number << within;
         let hashes = self.tile_hashes(level, first >> TILE_HEIGHT, tiles)?;
         let offset = usize::try_from(first).unwrap_or(usize::MAX) % TILE_WIDTH;
-        let hashes = hashes.get(offset..offset + (1 << within)).ok_or(ProofError::OutOfRange)?;
+        let hashes = hashes
+            .get(offset..offset + (1 << within))
+            .ok_or(ProofError::OutOfRange)?;
         Ok(perfect_root(hashes))
     }
 
@@ -283,9 +321,15 @@ impl Tree {
             .and_then(|shift| self.size.checked_shr(shift))
             .unwrap_or(0);
         if number < full {
-            return Ok(tiles.tile(level, number).map_err(ProofError::Source)?.into());
+            return Ok(tiles
+                .tile(level, number)
+                .map_err(ProofError::Source)?
+                .into());
         }
-        let hashes = self.partial.get(usize::from(level)).ok_or(ProofError::OutOfRange)?;
+        let hashes = self
+            .partial
+            .get(usize::from(level))
+            .ok_or(ProofError::OutOfRange)?;
         Ok(hashes.as_slice().into())
     }
 }
@@ -373,7 +417,11 @@ pub fn verify_consistency(
         return path.is_empty() && *old_root == empty_root();
     }
     let mut path = path.iter();
-    let first = if old_size.is_power_of_two() { Some(old_root) } else { path.next() };
+    let first = if old_size.is_power_of_two() {
+        Some(old_root)
+    } else {
+        path.next()
+    };
     let Some(first) = first else { return false };
     let (mut node, mut last) = (old_size - 1, new_size - 1);
     while node & 1 == 1 {

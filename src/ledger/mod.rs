@@ -142,7 +142,10 @@ impl Accepted {
         Self {
             outcome,
             head: Head {
-                entry: EntryRef { log: LogNo::OWN, index: LogIndex(0) },
+                entry: EntryRef {
+                    log: LogNo::OWN,
+                    index: LogIndex(0),
+                },
                 revision: u64::try_from(entry.revision).unwrap_or(0),
                 withdrawn,
                 created: head.map_or(now, |head| head.created),
@@ -152,7 +155,11 @@ impl Accepted {
             leaf_hash: None,
             withdraw_reason: entry.withdraw_reason.clone(),
             submitter: entry.submitter.clone(),
-            cascaded: entry.cascaded.iter().filter_map(|name| name.parse().ok()).collect(),
+            cascaded: entry
+                .cascaded
+                .iter()
+                .filter_map(|name| name.parse().ok())
+                .collect(),
         }
     }
 }
@@ -254,7 +261,8 @@ impl Ledger {
         log: LogNo,
         cosignature: pb::Cosignature,
     ) -> Result<(), SubmitError> {
-        self.ask(|reply| Command::Cosignature(log, cosignature, reply)).await
+        self.ask(|reply| Command::Cosignature(log, cosignature, reply))
+            .await
     }
 
     /// Keeps a checkpoint that contradicts what is held, and takes nothing more of that log.
@@ -267,7 +275,8 @@ impl Ledger {
         offered: Note,
         reason: String,
     ) -> Result<(), SubmitError> {
-        self.ask(|reply| Command::Quarantine(log, Box::new(offered), reason, reply)).await
+        self.ask(|reply| Command::Quarantine(log, Box::new(offered), reason, reply))
+            .await
     }
 
     /// Finishes what waits, makes everything durable, and ends the committer.
@@ -283,7 +292,10 @@ impl Ledger {
         command: impl FnOnce(oneshot::Sender<Result<T, SubmitError>>) -> Command,
     ) -> Result<T, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| SubmitError::Stopped)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| SubmitError::Stopped)?;
         answer.await.unwrap_or(Err(SubmitError::Stopped))
     }
 
@@ -341,7 +353,11 @@ impl Ledger {
         if origin.is_empty() {
             return published.logs.get(&LogNo::OWN).cloned();
         }
-        published.logs.values().find(|view| view.origin() == origin).cloned()
+        published
+            .logs
+            .values()
+            .find(|view| view.origin() == origin)
+            .cloned()
     }
 
     /// The head of a record.
@@ -349,7 +365,10 @@ impl Ledger {
     /// # Errors
     /// As [`StateStore::get`].
     pub fn head(&self, name: &RecordName) -> Result<Option<Head>, StorageError> {
-        Ok(self.state.get(&keys::head(name))?.and_then(|bytes| Head::from_bytes(&bytes)))
+        Ok(self
+            .state
+            .get(&keys::head(name))?
+            .and_then(|bytes| Head::from_bytes(&bytes)))
     }
 
     /// An entry that is known to be there.
@@ -365,7 +384,8 @@ impl Ledger {
     /// # Errors
     /// [`ProofError`].
     pub fn leaf(&self, view: &LogView, index: u64) -> Result<Hash, ProofError<StorageError>> {
-        view.tree.leaf(index, &self.tiles(&self.state.as_ref(), view.log))
+        view.tree
+            .leaf(index, &self.tiles(&self.state.as_ref(), view.log))
     }
 
     /// The root of a log's first `size` entries.
@@ -373,7 +393,8 @@ impl Ledger {
     /// # Errors
     /// [`ProofError`].
     pub fn root_at(&self, view: &LogView, size: u64) -> Result<Hash, ProofError<StorageError>> {
-        view.tree.root_at(size, &self.tiles(&self.state.as_ref(), view.log))
+        view.tree
+            .root_at(size, &self.tiles(&self.state.as_ref(), view.log))
     }
 
     /// RFC 9162 inclusion proof.
@@ -386,7 +407,8 @@ impl Ledger {
         index: u64,
         size: u64,
     ) -> Result<Vec<Hash>, ProofError<StorageError>> {
-        view.tree.inclusion(index, size, &self.tiles(&self.state.as_ref(), view.log))
+        view.tree
+            .inclusion(index, size, &self.tiles(&self.state.as_ref(), view.log))
     }
 
     /// RFC 9162 consistency proof.
@@ -399,7 +421,8 @@ impl Ledger {
         old: u64,
         new: u64,
     ) -> Result<Vec<Hash>, ProofError<StorageError>> {
-        view.tree.consistency(old, new, &self.tiles(&self.state.as_ref(), view.log))
+        view.tree
+            .consistency(old, new, &self.tiles(&self.state.as_ref(), view.log))
     }
 
     fn tiles<'a>(&self, state: &'a &'a dyn StateStore, log: LogNo) -> StateTiles<'a> {
@@ -414,8 +437,13 @@ impl Ledger {
     pub fn checkpoint_from(&self, log: LogNo, size: u64) -> Result<Option<Note>, StorageError> {
         let prefix = keys::checkpoint(log, size);
         let end = KeyRange::prefix(&prefix[..5]).end;
-        let found = self.state.scan(KeyRange { start: prefix, end }, false).next();
-        Ok(found.transpose()?.and_then(|(_, note)| committer::parse_note(&note)))
+        let found = self
+            .state
+            .scan(KeyRange { start: prefix, end }, false)
+            .next();
+        Ok(found
+            .transpose()?
+            .and_then(|(_, note)| committer::parse_note(&note)))
     }
 
     /// Other nodes' newest cosignatures of a log.
@@ -423,8 +451,12 @@ impl Ledger {
     /// # Errors
     /// As [`StateStore::get`].
     pub fn cosignatures(&self, log: LogNo) -> Result<Vec<pb::Cosignature>, StorageError> {
-        let found = self.state.scan(KeyRange::prefix(&keys::cosignatures(log)), false);
-        found.map(|pair| pair.map(|(_, v)| pb::Cosignature::decode(v).unwrap_or_default())).collect()
+        let found = self
+            .state
+            .scan(KeyRange::prefix(&keys::cosignatures(log)), false);
+        found
+            .map(|pair| pair.map(|(_, v)| pb::Cosignature::decode(v).unwrap_or_default()))
+            .collect()
     }
 
     /// Records of every register and log.
@@ -448,7 +480,9 @@ impl Ledger {
     /// As [`StateStore::get`].
     pub fn unindexed(&self, log: LogNo) -> Result<u64, StorageError> {
         let bytes = self.state.get(&keys::unindexed(log))?;
-        Ok(bytes.and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?))).unwrap_or(0))
+        Ok(bytes
+            .and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)))
+            .unwrap_or(0))
     }
 }
 

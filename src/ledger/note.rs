@@ -54,7 +54,12 @@ impl Checkpoint {
     /// The text that is signed.
     #[must_use]
     pub fn text(&self) -> String {
-        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root))
+        format!(
+            "{}\n{}\n{}\n",
+            self.origin,
+            self.size,
+            BASE64.encode(self.root)
+        )
     }
 }
 
@@ -88,7 +93,12 @@ pub struct VerifierKey {
 impl VerifierKey {
     fn new(name: &str, purpose: KeyUse, key: VerifyingKey) -> Self {
         let id = key_id(name, purpose.algorithm(), key.as_bytes());
-        Self { name: name.to_owned(), id, purpose, key }
+        Self {
+            name: name.to_owned(),
+            id,
+            purpose,
+            key,
+        }
     }
 
     /// The name: a log's origin, or a cosigner's name.
@@ -124,15 +134,20 @@ impl FromStr for VerifierKey {
         if !valid_name(name) {
             return Err(NoteError::BadKey("its name is empty or has spaces"));
         }
-        let bytes = BASE64.decode(key).map_err(|_| NoteError::BadKey("its key is no base64"))?;
-        let (algorithm, key) =
-            bytes.split_first().ok_or(NoteError::BadKey("its key is empty"))?;
+        let bytes = BASE64
+            .decode(key)
+            .map_err(|_| NoteError::BadKey("its key is no base64"))?;
+        let (algorithm, key) = bytes
+            .split_first()
+            .ok_or(NoteError::BadKey("its key is empty"))?;
         let purpose = match *algorithm {
             ED25519 => KeyUse::Log,
             COSIGNATURE_V1 => KeyUse::Cosigner,
             _ => return Err(NoteError::BadKey("its algorithm is not known")),
         };
-        let key: [u8; 32] = key.try_into().map_err(|_| NoteError::BadKey("its length is wrong"))?;
+        let key: [u8; 32] = key
+            .try_into()
+            .map_err(|_| NoteError::BadKey("its length is wrong"))?;
         let key = VerifyingKey::from_bytes(&key)
             .map_err(|_| NoteError::BadKey("it is no point of the curve"))?;
         if key.is_weak() {
@@ -195,7 +210,7 @@ impl NodeKey {
     /// The cosignature line for a checkpoint that was verified and stored, at a time.
     #[must_use]
     pub fn cosign(&self, checkpoint: &Checkpoint, time: LedgerTime) -> String {
-        let seconds = u64::try_from(time.seconds()).unwrap_or(0);
+        let seconds = u64::try_from(time.as_micros() / 1_000_000).unwrap_or(0);
         let message = cosigned_message(&checkpoint.text(), seconds);
         let mut bytes = seconds.to_be_bytes().to_vec();
         bytes.extend_from_slice(&self.key.sign(message.as_bytes()).to_bytes());
@@ -247,17 +262,25 @@ impl Note {
             return Err(NoteError::Unsigned(key.name.clone()));
         }
         let bad = || NoteError::BadSignature(key.name.clone());
-        let (time, signature) = self.signature(key)?.split_first_chunk::<8>().ok_or_else(bad)?;
+        let (time, signature) = self
+            .signature(key)?
+            .split_first_chunk::<8>()
+            .ok_or_else(bad)?;
         let seconds = u64::from_be_bytes(*time);
-        let time = i64::try_from(seconds).ok().and_then(LedgerTime::from_seconds);
-        verify(key, cosigned_message(&self.text, seconds).as_bytes(), signature)?;
+        let time = i64::try_from(seconds).ok().and_then(from_seconds);
+        verify(
+            key,
+            cosigned_message(&self.text, seconds).as_bytes(),
+            signature,
+        )?;
         time.ok_or_else(bad)
     }
 
     fn signature(&self, key: &VerifierKey) -> Result<&[u8], NoteError> {
         let mut lines = self.signatures.iter();
         let line = lines.find(|line| line.name == key.name && line.id == key.id);
-        line.map(|line| line.bytes.as_slice()).ok_or_else(|| NoteError::Unsigned(key.name.clone()))
+        line.map(|line| line.bytes.as_slice())
+            .ok_or_else(|| NoteError::Unsigned(key.name.clone()))
     }
 }
 
@@ -268,8 +291,9 @@ impl FromStr for Note {
         if note.len() > MAX_NOTE_BYTES {
             return Err(NoteError::Malformed("it is too long"));
         }
-        let (text, lines) =
-            note.split_once("\n\n").ok_or(NoteError::Malformed("it has no signatures"))?;
+        let (text, lines) = note
+            .split_once("\n\n")
+            .ok_or(NoteError::Malformed("it has no signatures"))?;
         let text = format!("{text}\n");
         if !lines.ends_with('\n') {
             return Err(NoteError::Malformed("its last line is cut"));
@@ -279,7 +303,11 @@ impl FromStr for Note {
             return Err(NoteError::Malformed("it has no signature, or too many"));
         }
         let checkpoint = parse_checkpoint(&text)?;
-        Ok(Self { text, signatures, checkpoint })
+        Ok(Self {
+            text,
+            signatures,
+            checkpoint,
+        })
     }
 }
 
@@ -303,38 +331,66 @@ fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
     if !valid_name(origin) {
         return Err(NoteError::Malformed("its origin is empty or has spaces"));
     }
-    let value: u64 = size.parse().map_err(|_| NoteError::Malformed("its size is no number"))?;
+    let value: u64 = size
+        .parse()
+        .map_err(|_| NoteError::Malformed("its size is no number"))?;
     if value.to_string() != size {
         return Err(NoteError::Malformed("its size is not canonical"));
     }
-    let root = BASE64.decode(root).map_err(|_| NoteError::Malformed("its root is no base64"))?;
-    let root = root.try_into().map_err(|_| NoteError::Malformed("its root is not 32 bytes"))?;
-    Ok(Checkpoint { origin: origin.to_owned(), size: value, root })
+    let root = BASE64
+        .decode(root)
+        .map_err(|_| NoteError::Malformed("its root is no base64"))?;
+    let root = root
+        .try_into()
+        .map_err(|_| NoteError::Malformed("its root is not 32 bytes"))?;
+    Ok(Checkpoint {
+        origin: origin.to_owned(),
+        size: value,
+        root,
+    })
 }
 
 fn parse_line(line: &str) -> Result<SignatureLine, NoteError> {
     let malformed = NoteError::Malformed("a signature line is not as it should be");
-    let Some((name, bytes)) =
-        line.strip_prefix("\u{2014} ").and_then(|rest| rest.split_once(' '))
+    let Some((name, bytes)) = line
+        .strip_prefix("\u{2014} ")
+        .and_then(|rest| rest.split_once(' '))
     else {
         return Err(malformed);
     };
-    let Ok(bytes) = BASE64.decode(bytes) else { return Err(malformed) };
-    let Some((id, bytes)) = bytes.split_first_chunk::<4>() else { return Err(malformed) };
+    let Ok(bytes) = BASE64.decode(bytes) else {
+        return Err(malformed);
+    };
+    let Some((id, bytes)) = bytes.split_first_chunk::<4>() else {
+        return Err(malformed);
+    };
     if !valid_name(name) {
         return Err(malformed);
     }
-    Ok(SignatureLine { name: name.to_owned(), id: *id, bytes: bytes.to_vec() })
+    Ok(SignatureLine {
+        name: name.to_owned(),
+        id: *id,
+        bytes: bytes.to_vec(),
+    })
 }
 
 fn valid_name(name: &str) -> bool {
-    !name.is_empty() && !name.chars().any(|c| c.is_whitespace() || c.is_control() || c == '+')
+    !name.is_empty()
+        && !name
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '+')
 }
 
 fn verify(key: &VerifierKey, message: &[u8], signature: &[u8]) -> Result<(), NoteError> {
     let bad = || NoteError::BadSignature(key.name.clone());
     let signature = Signature::from_slice(signature).map_err(|_| bad())?;
-    key.key.verify_strict(message, &signature).map_err(|_| bad())
+    key.key
+        .verify_strict(message, &signature)
+        .map_err(|_| bad())
+}
+
+fn from_seconds(seconds: i64) -> Option<LedgerTime> {
+    LedgerTime::from_micros(seconds.checked_mul(1_000_000)?).ok()
 }
 
 fn cosigned_message(text: &str, seconds: u64) -> String {
@@ -365,11 +421,19 @@ mod tests {
     use super::*;
 
     fn key() -> NodeKey {
-        NodeKey::new(&[7; 32], "nantong.gov.cn/qidong/5f0c9a1e", "nantong.gov.cn/nantong")
+        NodeKey::new(
+            &[7; 32],
+            "nantong.gov.cn/qidong/5f0c9a1e",
+            "nantong.gov.cn/nantong",
+        )
     }
 
     fn checkpoint() -> Checkpoint {
-        Checkpoint { origin: "nantong.gov.cn/qidong/5f0c9a1e".into(), size: 42, root: [9; 32] }
+        Checkpoint {
+            origin: "nantong.gov.cn/qidong/5f0c9a1e".into(),
+            size: 42,
+            root: [9; 32],
+        }
     }
 
     #[test]
@@ -383,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_signed_and_cosigned_note_verifies() {
-        let (key, time) = (key(), LedgerTime::from_seconds(1_700_000_000).unwrap());
+        let (key, time) = (key(), from_seconds(1_700_000_000).unwrap());
         let text = key.sign(&checkpoint()) + &key.cosign(&checkpoint(), time);
         let note: Note = text.parse().unwrap();
         assert_eq!(note.to_string(), text);
@@ -391,15 +455,22 @@ mod tests {
         assert_eq!(note.verify_cosignature(key.cosigner_key()), Ok(time));
         assert!(note.verify_log(key.cosigner_key()).is_err());
         assert!(note.verify_cosignature(key.log_key()).is_err());
-        let other = NodeKey::new(&[8; 32], "nantong.gov.cn/qidong/5f0c9a1e", "nantong.gov.cn/x");
-        assert!(matches!(note.verify_log(other.log_key()), Err(NoteError::Unsigned(_))));
+        let other = NodeKey::new(
+            &[8; 32],
+            "nantong.gov.cn/qidong/5f0c9a1e",
+            "nantong.gov.cn/x",
+        );
+        assert!(matches!(
+            note.verify_log(other.log_key()),
+            Err(NoteError::Unsigned(_))
+        ));
     }
 
     proptest! {
         #[test]
         fn no_single_bit_of_a_note_can_change(at in 0usize..500, bit in 0u8..8) {
             let key = key();
-            let time = LedgerTime::from_seconds(1_700_000_000).unwrap();
+            let time = from_seconds(1_700_000_000).unwrap();
             let text = key.sign(&checkpoint()) + &key.cosign(&checkpoint(), time);
             let mut bytes = text.clone().into_bytes();
             let at = at % bytes.len();

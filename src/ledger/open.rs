@@ -19,9 +19,7 @@ use super::{
 };
 use crate::{
     proto::ledger::v1 as pb,
-    storage::{
-        KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError,
-    },
+    storage::{KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError},
     types::{Clock, LedgerTime, LogIndex, LogNo, NodeId, Origin, TrustDomain},
 };
 
@@ -92,7 +90,9 @@ impl Ledger {
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         let (commands, queue) = mpsc::channel(QUEUE);
         let opening = tokio::task::spawn_blocking(move || open_committer(options));
-        let opened = opening.await.map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
+        let opened = opening
+            .await
+            .map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
         let (committer, new_log) = opened?;
         let ledger = Self {
             commands,
@@ -103,7 +103,9 @@ impl Ledger {
             key: committer.key.clone(),
         };
         let thread = thread::Builder::new().name("committer".to_owned());
-        thread.spawn(move || committer.run(queue)).map_err(OpenError::Thread)?;
+        thread
+            .spawn(move || committer.run(queue))
+            .map_err(OpenError::Thread)?;
         if new_log {
             let (reply, registered) = oneshot::channel();
             let key = ledger.key.log_key().clone();
@@ -131,7 +133,7 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
     let cosigner = format!("{}/{}", options.trust_domain, options.node);
     let key = NodeKey::new(&options.seed, &origin, &cosigner);
     let ours = origin.parse::<Origin>().is_ok_and(|origin| {
-        origin.node() == &options.node && origin.trust_domain() == &options.trust_domain
+        origin.node() == &options.node && origin.domain() == &options.trust_domain
     });
     if !ours || own.is_some_and(|view| view.key != *key.log_key()) {
         return Err(OpenError::AnotherNode(origin));
@@ -211,7 +213,10 @@ pub(super) fn replay(
         }
         apply(frame, rules, &entries, trees, &mut staged)?;
     }
-    staged.put(keys::FORMAT_KEY.to_vec(), keys::FORMAT.to_be_bytes().to_vec());
+    staged.put(
+        keys::FORMAT_KEY.to_vec(),
+        keys::FORMAT.to_be_bytes().to_vec(),
+    );
     staged.put(keys::APPLIED.to_vec(), next.0.to_be_bytes().to_vec());
     state.apply(staged.into_batch())?;
     Ok(next)
@@ -233,10 +238,15 @@ fn published(
     for (log, tree) in trees {
         let registration = state.get(&keys::log(*log))?.unwrap_or_default();
         let registration = pb::Log::decode(registration).unwrap_or_default();
-        let key: VerifierKey =
-            registration.verifier_key.parse().map_err(|e| OpenError::BadLog(log.0, e))?;
+        let key: VerifierKey = registration
+            .verifier_key
+            .parse()
+            .map_err(|e| OpenError::BadLog(log.0, e))?;
         let note = state.get(&keys::newest_checkpoint(*log))?;
-        let note = note.as_deref().and_then(parse_note).map(|note| note.to_string());
+        let note = note
+            .as_deref()
+            .and_then(parse_note)
+            .map(|note| note.to_string());
         let evidence = state.get(&keys::evidence(*log))?;
         let evidence = evidence.and_then(|bytes| pb::Evidence::decode(bytes).ok());
         let view = LogView {
@@ -248,7 +258,10 @@ fn published(
         };
         logs.insert(*log, Arc::new(view));
     }
-    Ok(Published { end: journal.end(), logs })
+    Ok(Published {
+        end: journal.end(),
+        logs,
+    })
 }
 
 /// The journal must hold what the head file says was signed: a shorter or other one would fork the log.
@@ -264,7 +277,9 @@ fn check_head(
         SlotContent::Damaged => return Err(OpenError::HeadDamaged),
         SlotContent::Value(value) => value,
     };
-    let (end, note) = value.split_first_chunk::<8>().ok_or(OpenError::HeadDamaged)?;
+    let (end, note) = value
+        .split_first_chunk::<8>()
+        .ok_or(OpenError::HeadDamaged)?;
     let note = parse_note(note).ok_or(OpenError::HeadDamaged)?;
     let signed = note
         .verify_log(key.log_key())
@@ -272,26 +287,39 @@ fn check_head(
     let end = Position(u64::from_be_bytes(*end));
     if published.end < end {
         let (held, signed) = (published.end.0, end.0);
-        return Err(OpenError::NotAsSigned(format!("it ends at {held}, it ended at {signed}")));
+        return Err(OpenError::NotAsSigned(format!(
+            "it ends at {held}, it ended at {signed}"
+        )));
     }
-    let tiles = super::apply::StateTiles { state: &state, log: LogNo::OWN };
+    let tiles = super::apply::StateTiles {
+        state: &state,
+        log: LogNo::OWN,
+    };
     let view = published.logs.get(&LogNo::OWN);
     let root = view.and_then(|view| view.tree.root_at(signed.size, &tiles).ok());
     if root != Some(signed.root) {
         let size = signed.size;
-        return Err(OpenError::NotAsSigned(format!("another root at size {size}")));
+        return Err(OpenError::NotAsSigned(format!(
+            "another root at size {size}"
+        )));
     }
     Ok(file)
 }
 
 /// The time of the own log's last entry: the next one is not before it.
 fn last_time(journal: &dyn LogStore) -> Result<LedgerTime, StorageError> {
-    let Some(last) = journal.size(LogNo::OWN).checked_sub(1) else { return Ok(LedgerTime::MIN) };
-    let at = EntryRef { log: LogNo::OWN, index: LogIndex(last) };
+    let Some(last) = journal.size(LogNo::OWN).checked_sub(1) else {
+        return Ok(LedgerTime::from(jiff::Timestamp::UNIX_EPOCH));
+    };
+    let at = EntryRef {
+        log: LogNo::OWN,
+        index: LogIndex(last),
+    };
     let bytes = journal.read(at.log, at.index)?;
     let entry = bytes.and_then(|bytes| StoredEntry::parse(at, bytes).ok());
-    entry.map(|entry| entry.time).ok_or_else(|| StorageError::Corrupt {
-        what: format!("entry {last} of the own log is unreadable"),
-    })
+    entry
+        .map(|entry| entry.time)
+        .ok_or_else(|| StorageError::Corrupt {
+            what: format!("entry {last} of the own log is unreadable"),
+        })
 }
-

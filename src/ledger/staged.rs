@@ -15,7 +15,10 @@ pub trait StateRead {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
     /// The pairs of a range in key order, lazily.
-    fn scan(&self, range: KeyRange) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_>;
+    fn scan(
+        &self,
+        range: KeyRange,
+    ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_>;
 }
 
 impl<S: StateStore + ?Sized> StateRead for &S {
@@ -23,7 +26,10 @@ impl<S: StateStore + ?Sized> StateRead for &S {
         StateStore::get(*self, key)
     }
 
-    fn scan(&self, range: KeyRange) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_> {
+    fn scan(
+        &self,
+        range: KeyRange,
+    ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_> {
         StateStore::scan(*self, range, false)
     }
 }
@@ -38,7 +44,10 @@ impl<'a> Staged<'a> {
     /// Nothing pending yet.
     #[must_use]
     pub fn new(store: &'a dyn StateStore) -> Self {
-        Self { store, batch: Batch::default() }
+        Self {
+            store,
+            batch: Batch::default(),
+        }
     }
 
     /// The pending changes, to add to.
@@ -66,10 +75,16 @@ impl StateRead for Staged<'_> {
         }
     }
 
-    fn scan(&self, range: KeyRange) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_> {
+    fn scan(
+        &self,
+        range: KeyRange,
+    ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_> {
         let pending = pending_in(&self.batch.changes, &range);
         let stored = self.store.scan(range, false).peekable();
-        Box::new(Merged { stored, pending: pending.peekable() })
+        Box::new(Merged {
+            stored,
+            pending: pending.peekable(),
+        })
     }
 }
 
@@ -81,7 +96,11 @@ fn pending_in<'a>(
 ) -> Pending<'a> {
     let end = range.end.clone();
     let within = move |key: &Vec<u8>| end.as_ref().is_none_or(|end| key < end);
-    Box::new(changes.range(range.start.clone()..).take_while(move |(key, _)| within(key)))
+    Box::new(
+        changes
+            .range(range.start.clone()..)
+            .take_while(move |(key, _)| within(key)),
+    )
 }
 
 /// Two ordered streams as one; a pending change hides the stored pair of its key.
@@ -116,7 +135,10 @@ impl Iterator for Merged<'_> {
                 return self.stored.next();
             }
             if let Some((key, Some(value))) = self.pending.next() {
-                return Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))));
+                return Some(Ok((
+                    Bytes::copy_from_slice(key),
+                    Bytes::copy_from_slice(value),
+                )));
             }
         }
     }

@@ -53,19 +53,34 @@ impl SlotFile {
             file.set_len(2 * SLOT_BYTES as u64).map_err(failed)?;
             file.sync_all().map_err(failed)?;
             let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-            File::open(parent.unwrap_or(Path::new("."))).and_then(|d| d.sync_all()).map_err(failed)?;
+            File::open(parent.unwrap_or(Path::new(".")))
+                .and_then(|d| d.sync_all())
+                .map_err(failed)?;
         }
         let mut bytes = vec![0; 2 * SLOT_BYTES];
-        let length = file.metadata().map_err(failed)?.len().min(bytes.len() as u64);
+        let length = file
+            .metadata()
+            .map_err(failed)?
+            .len()
+            .min(bytes.len() as u64);
         bytes.truncate(usize::try_from(length).unwrap_or(0));
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
-        let newest = bytes.chunks(SLOT_BYTES).filter_map(parse).max_by_key(|(at, _)| *at);
+        let newest = bytes
+            .chunks(SLOT_BYTES)
+            .filter_map(parse)
+            .max_by_key(|(at, _)| *at);
         let content = match newest {
             Some((_, value)) => SlotContent::Value(value.to_vec()),
             None if bytes.iter().all(|b| *b == 0) => SlotContent::Blank,
             None => SlotContent::Damaged,
         };
-        Ok((Self { file, sequence: newest.map_or(0, |(at, _)| at) }, content))
+        Ok((
+            Self {
+                file,
+                sequence: newest.map_or(0, |(at, _)| at),
+            },
+            content,
+        ))
     }
 
     /// Writes a value into the older slot.
@@ -76,7 +91,10 @@ impl SlotFile {
     /// # Errors
     /// [`StorageError::Failed`]; a value over [`SlotFile::MAX_BYTES`] is refused.
     pub fn write(&mut self, value: &[u8]) -> Result<(), StorageError> {
-        let failed = |cause: String| StorageError::Failed { doing: "writing the head", cause };
+        let failed = |cause: String| StorageError::Failed {
+            doing: "writing the head",
+            cause,
+        };
         if value.len() > Self::MAX_BYTES {
             return Err(failed("the value is too long".to_owned()));
         }
@@ -86,7 +104,9 @@ impl SlotFile {
         slot.extend_from_slice(&checksum(self.sequence, value).to_le_bytes());
         slot.extend_from_slice(value);
         let offset = (self.sequence % 2) * SLOT_BYTES as u64;
-        self.file.write_all_at(&slot, offset).map_err(|e| failed(e.to_string()))
+        self.file
+            .write_all_at(&slot, offset)
+            .map_err(|e| failed(e.to_string()))
     }
 
     /// Makes what was written survive a power cut.
@@ -136,7 +156,10 @@ mod tests {
         let at = bytes.windows(5).position(|w| w == b"three").unwrap();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(SlotFile::open(&path).unwrap().1, SlotContent::Value(b"two".to_vec()));
+        assert_eq!(
+            SlotFile::open(&path).unwrap().1,
+            SlotContent::Value(b"two".to_vec())
+        );
         let at = bytes.windows(3).position(|w| w == b"two").unwrap();
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();

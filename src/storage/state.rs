@@ -33,10 +33,16 @@ impl KeyRange {
         while let Some(last) = end.pop() {
             if last < u8::MAX {
                 end.push(last + 1);
-                return Self { start: prefix.to_vec(), end: Some(end) };
+                return Self {
+                    start: prefix.to_vec(),
+                    end: Some(end),
+                };
             }
         }
-        Self { start: prefix.to_vec(), end: None }
+        Self {
+            start: prefix.to_vec(),
+            end: None,
+        }
     }
 }
 

@@ -6,7 +6,9 @@ mod id;
 mod identity;
 mod log;
 mod name;
+mod peer;
 mod personal;
+mod refusal;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -22,7 +24,9 @@ pub use id::{
 pub use identity::{Identity, IdentityError, Incarnation, Origin, OriginError, Role};
 pub use log::{LogIndex, LogNo};
 pub use name::{Collection, NameError, RecordName};
+pub use peer::Peer;
 pub use personal::{contains_identity_number, contains_mobile_number};
+pub use refusal::{Reason, Refusal};
 pub use table::TableError;
 pub use text::{
     optional_office_phone, optional_prose, optional_text, required_prose, required_text,

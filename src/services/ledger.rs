@@ -1,0 +1,291 @@
+//! The ledger's own service: logs, checkpoints, proofs, custody.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::{
+    access::Caller,
+    convert::{digest, int},
+    register::Shared,
+    status::{status, storage},
+};
+use crate::{
+    ledger::{
+        LogView,
+        entry::StoredEntry,
+        head::EntryRef,
+        merkle::{ProofError, leaf_hash},
+        note::Note,
+    },
+    proto::ledger::v1::{self as pb, ledger_service_server::LedgerService},
+    storage::StorageError,
+    types::{FieldReason, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
+};
+
+/// Entries of a page, by default and at most.
+const PAGE: (i32, i32) = (100, 1_000);
+/// Bytes at which a page ends.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// The service.
+#[derive(Clone)]
+pub struct Ledgers(pub Arc<Shared>);
+
+impl Ledgers {
+    fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Refusal> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.ok_or_else(|| Refusal::new(Reason::IdentityMissing))?;
+        Ok(self.0.access.caller(&peer.identity))
+    }
+
+    fn view(&self, origin: &str) -> Result<Arc<LogView>, Refusal> {
+        self.0.ledger.log(origin).ok_or_else(|| Reason::LogNotFound.into())
+    }
+
+    fn list_logs(&self) -> pb::ListLogsResponse {
+        let published = self.0.ledger.published();
+        pb::ListLogsResponse { logs: published.logs.values().map(|view| log(view)).collect() }
+    }
+
+    fn checkpoint(&self, origin: &str) -> Result<pb::GetCheckpointResponse, Refusal> {
+        let view = self.view(origin)?;
+        let mut checkpoint = view.note.clone();
+        for cosignature in self.0.ledger.cosignatures(view.log).map_err(storage)? {
+            if cosignature.size == int(view.tree.size()) {
+                checkpoint.push_str(last_line(&cosignature.note));
+            }
+        }
+        Ok(pb::GetCheckpointResponse { checkpoint, log: Some(log(&view)) })
+    }
+
+    fn entries(
+        &self,
+        caller: &Caller,
+        request: &pb::ListEntriesRequest,
+    ) -> Result<pb::ListEntriesResponse, Refusal> {
+        let view = self.view(&request.origin)?;
+        let size = view.tree.size();
+        let start = index(request.start, "start")?;
+        if start > size {
+            return Err(Reason::IndexOutOfRange.into());
+        }
+        let count = match request.page_size {
+            0 => PAGE.0,
+            n if n < 0 => return Err(negative("page_size")),
+            n => n.min(PAGE.1),
+        };
+        let mut response = pb::ListEntriesResponse { entries: Vec::new(), size: int(size) };
+        let mut bytes = 0;
+        for index in (start..size).take(usize::try_from(count).unwrap_or(0)) {
+            let entry = self.logged(caller, view.log, index)?;
+            bytes += entry.entry_bytes.len();
+            response.entries.push(entry);
+            if bytes >= PAGE_BYTES {
+                break;
+            }
+        }
+        Ok(response)
+    }
+
+    /// An entry; without its bytes where the caller may not read its record.
+    fn logged(
+        &self,
+        caller: &Caller,
+        log: LogNo,
+        index: u64,
+    ) -> Result<pb::LoggedEntry, Refusal> {
+        let bytes = self.0.ledger.journal().read(log, LogIndex(index)).map_err(storage)?;
+        let bytes = bytes.ok_or_else(|| Refusal::new(Reason::IndexOutOfRange))?;
+        let leaf = digest(&leaf_hash(&bytes));
+        let at = EntryRef { log, index: LogIndex(index) };
+        let parsed = StoredEntry::parse(at, bytes.clone()).ok();
+        let sees = caller.sees_everything()
+            || parsed.as_ref().is_some_and(|entry| caller.sees(entry.name.agency()));
+        Ok(pb::LoggedEntry {
+            index: int(index),
+            entry_bytes: if sees { bytes } else { bytes::Bytes::new() },
+            entry: parsed.filter(|_| sees).map(|entry| entry.message),
+            leaf_hash: Some(leaf),
+        })
+    }
+
+    fn inclusion(
+        &self,
+        origin: &str,
+        at: i64,
+        size: i64,
+    ) -> Result<pb::GetInclusionProofResponse, Refusal> {
+        let view = self.view(origin)?;
+        let newest = view.tree.size();
+        let (at, size) = (index(at, "index")?, index(size, "size")?);
+        let size = if size == 0 { newest } else { size };
+        let ledger = &self.0.ledger;
+        let path = ledger.inclusion(&view, at, size).map_err(proof)?;
+        Ok(pb::GetInclusionProofResponse {
+            index: int(at),
+            size: int(size),
+            leaf_hash: Some(digest(&ledger.leaf(&view, at).map_err(proof)?)),
+            hashes: path.iter().map(digest).collect(),
+            root: Some(digest(&ledger.root_at(&view, size).map_err(proof)?)),
+            checkpoint: if size == newest { view.note.clone() } else { String::new() },
+        })
+    }
+
+    fn consistency(
+        &self,
+        request: &pb::GetConsistencyProofRequest,
+    ) -> Result<pb::GetConsistencyProofResponse, Refusal> {
+        let view = self.view(&request.origin)?;
+        let old = index(request.old_size, "old_size")?;
+        let new = match index(request.new_size, "new_size")? {
+            0 => view.tree.size(),
+            size => size,
+        };
+        let ledger = &self.0.ledger;
+        let path = ledger.consistency(&view, old, new).map_err(proof)?;
+        Ok(pb::GetConsistencyProofResponse {
+            old_size: int(old),
+            new_size: int(new),
+            hashes: path.iter().map(digest).collect(),
+            old_root: Some(digest(&ledger.root_at(&view, old).map_err(proof)?)),
+            new_root: Some(digest(&ledger.root_at(&view, new).map_err(proof)?)),
+        })
+    }
+
+    fn custody(
+        &self,
+        caller: &Caller,
+        request: &pb::GetCustodyRequest,
+    ) -> Result<pb::GetCustodyResponse, Refusal> {
+        let mut violations = Violations::new();
+        let name: Option<RecordName> = violations.parse("name", &request.name);
+        let name = violations.into_complete(name).map_err(Refusal::from)?;
+        caller.reads(&name)?;
+        let entry = self.revision(&name, request.revision)?;
+        let (log_no, at) = (entry.at.log, entry.at.index.0);
+        let published = self.0.ledger.published();
+        let view = published.logs.get(&log_no).ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
+        let covers = |cosignature: &pb::Cosignature| cosignature.size > int(at);
+        let mut cosignatures = self.0.ledger.cosignatures(log_no).map_err(storage)?;
+        cosignatures.extend(self.own_cosignature(view));
+        cosignatures.retain(covers);
+        cosignatures.sort_by_key(|cosignature| cosignature.time.map(|t| (t.seconds, t.nanos)));
+        Ok(pb::GetCustodyResponse {
+            entry: Some(self.logged(caller, log_no, at)?),
+            log: Some(log(view)),
+            inclusion: Some(self.inclusion(view.origin(), int(at), 0)?),
+            checkpoint: view.note.clone(),
+            cosignatures,
+        })
+    }
+
+    /// A record's revision by walking back from its head.
+    fn revision(&self, name: &RecordName, revision: i64) -> Result<StoredEntry, Refusal> {
+        let wanted = index(revision, "revision")?;
+        let absent = || Refusal::new(Reason::RecordNotFound);
+        let head = self.0.ledger.head(name).map_err(storage)?.ok_or_else(absent)?;
+        let mut entry = self.0.ledger.entry(head.entry).map_err(storage)?;
+        while wanted != 0 && entry.revision() != wanted {
+            let previous = entry.message.previous.filter(|_| entry.revision() > wanted);
+            let index = LogIndex(previous.ok_or_else(absent)?);
+            entry = self.0.ledger.entry(EntryRef { log: head.entry.log, index }).map_err(storage)?;
+        }
+        Ok(entry)
+    }
+
+    /// What this node itself has cosigned of a log from below: it stands in the note that it keeps.
+    fn own_cosignature(&self, view: &LogView) -> Option<pb::Cosignature> {
+        let key = self.0.ledger.key().cosigner_key();
+        let note: Note = view.note.parse().ok()?;
+        let time = note.verify_cosignature(key).ok()?;
+        Some(pb::Cosignature {
+            node: key.name().rsplit('/').next().unwrap_or_default().to_owned(),
+            size: int(note.checkpoint().size),
+            time: Some(crate::ledger::entry::timestamp(time)),
+            note: view.note.clone(),
+            verifier_key: key.to_string(),
+        })
+    }
+}
+
+fn log(view: &LogView) -> pb::Log {
+    pb::Log {
+        origin: view.origin().to_owned(),
+        size: int(view.tree.size()),
+        verifier_key: view.key.to_string(),
+        own: view.log == LogNo::OWN,
+        quarantined: view.quarantined.clone().unwrap_or_default(),
+    }
+}
+
+fn last_line(note: &str) -> &str {
+    let body = note.trim_end_matches('\n');
+    note.get(body.rfind('\n').map_or(0, |at| at + 1)..).unwrap_or_default()
+}
+
+fn index(value: i64, field: &str) -> Result<u64, Refusal> {
+    u64::try_from(value).map_err(|_| negative(field))
+}
+
+fn negative(field: &str) -> Refusal {
+    let mut violations = Violations::new();
+    violations.field(field, FieldReason::OutOfRange, "it must be 0 or more", "不得为负数");
+    violations.into()
+}
+
+fn proof(error: ProofError<StorageError>) -> Refusal {
+    match error {
+        ProofError::OutOfRange => Reason::IndexOutOfRange.into(),
+        ProofError::Source(error) => storage(error),
+    }
+}
+
+#[tonic::async_trait]
+impl LedgerService for Ledgers {
+    async fn list_logs(
+        &self,
+        _: Request<pb::ListLogsRequest>,
+    ) -> Result<Response<pb::ListLogsResponse>, Status> {
+        Ok(Response::new(Self::list_logs(self)))
+    }
+
+    async fn get_checkpoint(
+        &self,
+        request: Request<pb::GetCheckpointRequest>,
+    ) -> Result<Response<pb::GetCheckpointResponse>, Status> {
+        self.checkpoint(&request.get_ref().origin).map(Response::new).map_err(status)
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<pb::ListEntriesRequest>,
+    ) -> Result<Response<pb::ListEntriesResponse>, Status> {
+        let caller = self.caller(&request).map_err(status)?;
+        self.entries(&caller, request.get_ref()).map(Response::new).map_err(status)
+    }
+
+    async fn get_inclusion_proof(
+        &self,
+        request: Request<pb::GetInclusionProofRequest>,
+    ) -> Result<Response<pb::GetInclusionProofResponse>, Status> {
+        let request = request.get_ref();
+        let proof = self.inclusion(&request.origin, request.index, request.size);
+        proof.map(Response::new).map_err(status)
+    }
+
+    async fn get_consistency_proof(
+        &self,
+        request: Request<pb::GetConsistencyProofRequest>,
+    ) -> Result<Response<pb::GetConsistencyProofResponse>, Status> {
+        self.consistency(request.get_ref()).map(Response::new).map_err(status)
+    }
+
+    async fn get_custody(
+        &self,
+        request: Request<pb::GetCustodyRequest>,
+    ) -> Result<Response<pb::GetCustodyResponse>, Status> {
+        let caller = self.caller(&request).map_err(status)?;
+        self.custody(&caller, request.get_ref()).map(Response::new).map_err(status)
+    }
+}
