@@ -5,10 +5,12 @@
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
 mod log;
+mod memory;
 mod slot;
 mod state;
 
 pub use log::{Frame, FrameKind, LogStore, Position, Scan};
+pub use memory::{MemoryLog, MemoryState};
 pub use slot::{SlotContent, SlotFile};
 pub use state::{Batch, KeyRange, KeyValue, MAX_VALUE_BYTES, StateStore};
 
