@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod ledger;
 pub mod proto;
 pub mod storage;
