@@ -132,7 +132,11 @@ pub struct StorageConfig {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { cache_mib: 64, segment_mib: 64, watermark_mib: 1_024 }
+        Self {
+            cache_mib: 64,
+            segment_mib: 64,
+            watermark_mib: 1_024,
+        }
     }
 }
 
@@ -159,7 +163,10 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::default() }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::default(),
+        }
     }
 }
 
@@ -191,8 +198,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, line and key.
     pub fn load(path: &std::path::Path, flags: &[String]) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path)
-            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        let text = fs::read_to_string(path).map_err(|cause| ConfigError::Read {
+            path: path.to_owned(),
+            cause,
+        })?;
         let env = |key: &str| std::env::var(env_name(key)).ok();
         Self::parse(&path.display().to_string(), &text, env, flags)
     }
@@ -207,8 +216,10 @@ impl Config {
             path: path.to_owned(),
             cause: cause.to_string(),
         };
-        let mut overrides: Vec<(&str, String)> =
-            KEYS.iter().filter_map(|key| Some((*key, env(key)?))).collect();
+        let mut overrides: Vec<(&str, String)> = KEYS
+            .iter()
+            .filter_map(|key| Some((*key, env(key)?)))
+            .collect();
         for flag in flags {
             let known = flag.split_once('=').and_then(|(key, value)| {
                 Some((*KEYS.iter().find(|known| **known == key)?, value.to_owned()))
@@ -233,7 +244,9 @@ impl Config {
         self.node_id()?;
         self.trust_domain()?;
         if self.tls.roots.is_empty() {
-            return Err(ConfigError::Value("tls.roots: name at least one file".to_owned()));
+            return Err(ConfigError::Value(
+                "tls.roots: name at least one file".to_owned(),
+            ));
         }
         if let Some(parent) = &self.parent {
             parent.node_id()?;
@@ -245,7 +258,12 @@ impl Config {
         let sizes = [
             ("storage.cache_mib", self.storage.cache_mib, 4, 65_536),
             ("storage.segment_mib", self.storage.segment_mib, 1, 4_096),
-            ("storage.watermark_mib", self.storage.watermark_mib, 0, 1_048_576),
+            (
+                "storage.watermark_mib",
+                self.storage.watermark_mib,
+                0,
+                1_048_576,
+            ),
         ];
         for (key, value, low, high) in sizes {
             if !(low..=high).contains(&value) {
@@ -261,7 +279,10 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`].
     pub fn node_id(&self) -> Result<NodeId, ConfigError> {
-        self.node.id.parse().map_err(|e| ConfigError::Value(format!("node.id: {e}")))
+        self.node
+            .id
+            .parse()
+            .map_err(|e| ConfigError::Value(format!("node.id: {e}")))
     }
 
     /// The trust domain.
@@ -280,7 +301,9 @@ impl ParentConfig {
     /// # Errors
     /// [`ConfigError::Value`].
     pub fn node_id(&self) -> Result<NodeId, ConfigError> {
-        self.node.parse().map_err(|e| ConfigError::Value(format!("parent.node: {e}")))
+        self.node
+            .parse()
+            .map_err(|e| ConfigError::Value(format!("parent.node: {e}")))
     }
 }
 
@@ -305,7 +328,9 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError
         }
         _ => toml::Value::from(text),
     };
-    let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    let section = table
+        .entry(section)
+        .or_insert_with(|| toml::Table::new().into());
     let section = section.as_table_mut().ok_or_else(|| override_error(key))?;
     section.insert(name.to_owned(), value);
     Ok(())
@@ -344,7 +369,10 @@ roots = ["ca.pem"]
         let env = |key: &str| (key == "node.id").then(|| "rudong".to_owned());
         let config = Config::parse("test.toml", MINIMAL, env, &[]).unwrap();
         assert_eq!(config.node.id, "rudong");
-        let flags = ["node.id=haian".to_owned(), "tls.roots=a.pem, b.pem".to_owned()];
+        let flags = [
+            "node.id=haian".to_owned(),
+            "tls.roots=a.pem, b.pem".to_owned(),
+        ];
         let config = Config::parse("test.toml", MINIMAL, env, &flags).unwrap();
         assert_eq!(config.node.id, "haian");
         assert_eq!(config.tls.roots.len(), 2);

@@ -11,7 +11,7 @@ use super::{
     keys,
     merkle::{Hash, Tree},
     note::{Note, VerifierKey},
-    open::{applied, replay},
+    open::{applied, check_format, replay},
     rules::Rules,
 };
 use crate::{
@@ -83,6 +83,7 @@ pub fn audit(
     progress: &mut dyn FnMut(Position, Position),
 ) -> Result<Report, StorageError> {
     let mut report = Report::default();
+    check_format(scratch)?;
     let until = match state {
         Some(state) => applied(state)?,
         None => journal.end(),

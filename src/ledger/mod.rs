@@ -490,3 +490,6 @@ impl Ledger {
 fn head_bytes(end: Position, note: &str) -> Vec<u8> {
     [&end.0.to_be_bytes(), note.as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests;

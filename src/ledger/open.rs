@@ -56,8 +56,9 @@ pub enum OpenError {
     /// Storage.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The state claims a position that the journal does not have: it belongs to another journal.
-    #[error("the derived state is ahead of the journal; set it aside with `hefu rebuild`")]
+    /// The state is of another layout, or claims a position that the journal does not have. The node sets it
+    /// aside and derives it again.
+    #[error("the derived state does not belong to this journal; derive it again: `hefu rebuild`")]
     StateAhead,
     /// The journal is shorter than, or differs from, what this node has signed.
     #[error(
@@ -169,6 +170,9 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
 /// Applies what the journal has and the state has not.
 fn catch_up(options: &Options) -> Result<Trees, OpenError> {
     let (journal, state) = (options.journal.as_ref(), options.state.as_ref());
+    if !check_format(state)? {
+        return Err(OpenError::StateAhead);
+    }
     let mut at = applied(state)?;
     let end = journal.end();
     if at > end {
@@ -222,7 +226,24 @@ pub(super) fn replay(
     Ok(next)
 }
 
-/// The position that a state reflects; a state of another format reflects nothing.
+/// Marks an empty state with the layout's version; `false` for a state of another one.
+///
+/// # Errors
+/// As the store.
+pub(super) fn check_format(state: &dyn StateStore) -> Result<bool, StorageError> {
+    let format = keys::FORMAT.to_be_bytes();
+    if let Some(held) = state.get(keys::FORMAT_KEY)? {
+        return Ok(held.as_ref() == format);
+    }
+    let mut batch = Batch::default();
+    batch
+        .changes
+        .insert(keys::FORMAT_KEY.to_vec(), Some(format.to_vec()));
+    state.apply(batch)?;
+    Ok(true)
+}
+
+/// The position that a state reflects.
 pub(super) fn applied(state: &dyn StateStore) -> Result<Position, StorageError> {
     let bytes = state.get(keys::APPLIED)?;
     let position = bytes.and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)));

@@ -38,7 +38,10 @@ impl LogStore for MemoryLog {
         check_group(group, |log| held.logs.get(&log).map_or(0, Vec::len) as u64)?;
         for frame in group {
             if frame.kind == FrameKind::Entry {
-                held.logs.entry(frame.log).or_default().push(frame.payload.clone());
+                held.logs
+                    .entry(frame.log)
+                    .or_default()
+                    .push(frame.payload.clone());
             }
             held.frames.push(frame.clone());
         }
@@ -52,15 +55,20 @@ impl LogStore for MemoryLog {
     fn read(&self, log: LogNo, index: LogIndex) -> Result<Option<Bytes>, StorageError> {
         let held = read(&self.0);
         let entries = held.logs.get(&log);
-        Ok(entries.and_then(|e| e.get(usize::try_from(index.0).ok()?)).cloned())
+        Ok(entries
+            .and_then(|e| e.get(usize::try_from(index.0).ok()?))
+            .cloned())
     }
 
     fn scan(&self, from: Position, max_bytes: usize) -> Result<Scan, StorageError> {
         let held = read(&self.0);
         let start = usize::try_from(from.0).unwrap_or(usize::MAX);
-        let rest = held.frames.get(start..).ok_or_else(|| StorageError::Corrupt {
-            what: format!("position {} is not the start of a frame", from.0),
-        })?;
+        let rest = held
+            .frames
+            .get(start..)
+            .ok_or_else(|| StorageError::Corrupt {
+                what: format!("position {} is not the start of a frame", from.0),
+            })?;
         let (mut frames, mut bytes, mut next) = (Vec::new(), 0, from);
         for frame in rest {
             if bytes > 0 && bytes + frame.payload.len() > max_bytes {
@@ -94,7 +102,12 @@ pub(super) fn check_group(
     group: &[Frame],
     size: impl Fn(LogNo) -> u64,
 ) -> Result<(), StorageError> {
-    let refuse = |cause: String| Err(StorageError::Failed { doing: "checking a group", cause });
+    let refuse = |cause: String| {
+        Err(StorageError::Failed {
+            doing: "checking a group",
+            cause,
+        })
+    };
     if group.is_empty() {
         return refuse("it is empty".to_owned());
     }
@@ -127,7 +140,11 @@ impl MemoryState {
             return None;
         }
         let mut pairs = held.range((Bound::Included(range.start.clone()), end));
-        let pair = if reverse { pairs.next_back() } else { pairs.next() };
+        let pair = if reverse {
+            pairs.next_back()
+        } else {
+            pairs.next()
+        };
         pair.map(|(key, value)| (Bytes::copy_from_slice(key), value.clone()))
     }
 }
@@ -154,10 +171,17 @@ impl StateStore for MemoryState {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StorageError> {
-        let too_long = batch.changes.values().flatten().any(|v| v.len() > MAX_VALUE_BYTES);
+        let too_long = batch
+            .changes
+            .values()
+            .flatten()
+            .any(|v| v.len() > MAX_VALUE_BYTES);
         if too_long {
             let cause = format!("a value is over {MAX_VALUE_BYTES} bytes");
-            return Err(StorageError::Failed { doing: "applying a batch", cause });
+            return Err(StorageError::Failed {
+                doing: "applying a batch",
+                cause,
+            });
         }
         let mut held = write(&self.0);
         for (key, value) in batch.changes {

@@ -1,0 +1,447 @@
+//! The ledger as a whole, in memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{
+    rules::{Change, Intent, JudgeError, Judgement, Revision, Rules},
+    staged::StateRead,
+    *,
+};
+use crate::{
+    storage::{Batch, FrameKind, MemoryLog, MemoryState},
+    types::{ManualClock, Reason, RequestId},
+};
+
+/// A register that takes everything, refuses the record `bad`, and indexes its bytes.
+struct Plain;
+
+impl Rules for Plain {
+    fn knows(&self, register: &RegisterId) -> bool {
+        register.as_str() == "notes"
+    }
+
+    fn judge(&self, _: &dyn StateRead, change: &Change<'_>) -> Result<Judgement, JudgeError> {
+        let record = match change.intent {
+            Intent::Submit(record) if record.as_ref() == b"bad" => {
+                return Err(Refusal::new(Reason::TransitionNotAllowed).into());
+            }
+            Intent::Submit(record) => record.clone(),
+            Intent::Withdraw { .. } => change.standing.map(|(r, _)| r.clone()).unwrap_or_default(),
+        };
+        Ok(Judgement {
+            record,
+            cascade: Vec::new(),
+        })
+    }
+
+    fn index(
+        &self,
+        name: &RecordName,
+        before: Option<Revision<'_>>,
+        after: Revision<'_>,
+        batch: &mut Batch,
+    ) {
+        let key =
+            |revision: Revision<'_>| [b"i", revision.record, name.to_string().as_bytes()].concat();
+        if let Some(before) = before {
+            batch.changes.insert(key(before), None);
+        }
+        if !after.withdrawn {
+            batch.changes.insert(key(after), Some(Vec::new()));
+        }
+    }
+}
+
+struct Store {
+    journal: Arc<MemoryLog>,
+    state: Arc<MemoryState>,
+    clock: Arc<ManualClock>,
+    node: &'static str,
+}
+
+impl Store {
+    fn new(node: &'static str) -> Self {
+        let start = "2026-11-23T08:00:00Z".parse().unwrap();
+        Self {
+            journal: Arc::default(),
+            state: Arc::default(),
+            clock: Arc::new(ManualClock::new(start)),
+            node,
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            journal: self.journal.clone(),
+            state: self.state.clone(),
+            rules: Arc::new(Plain),
+            clock: self.clock.clone(),
+            trust_domain: "nantong.gov.cn".parse().unwrap(),
+            node: self.node.parse().unwrap(),
+            seed: [self.node.len() as u8; 32],
+            incarnation: 7,
+            head_file: None,
+            progress: None,
+        }
+    }
+
+    async fn open(&self) -> Ledger {
+        Ledger::open(self.options()).await.unwrap()
+    }
+}
+
+fn submit(item: &str, record: &str) -> Proposal {
+    Proposal {
+        name: format!("agencies/qidong-emergency/notes/{item}")
+            .parse()
+            .unwrap(),
+        intent: Intent::Submit(Bytes::copy_from_slice(record.as_bytes())),
+        submitter: "spiffe://nantong.gov.cn/agency/qidong-emergency".to_owned(),
+        request: None,
+        etag: None,
+        validate_only: false,
+    }
+}
+
+fn withdraw(item: &str) -> Proposal {
+    let intent = Intent::Withdraw {
+        reason: "gone".to_owned(),
+        cascade: false,
+    };
+    Proposal {
+        intent,
+        ..submit(item, "")
+    }
+}
+
+async fn one(ledger: &Ledger, proposal: Proposal) -> Result<Accepted, Refusal> {
+    ledger
+        .submit(vec![proposal])
+        .await
+        .unwrap()
+        .results
+        .remove(0)
+}
+
+fn reason<T>(result: Result<T, Refusal>) -> Reason {
+    result.err().map(|refusal| refusal.reason).unwrap()
+}
+
+#[tokio::test]
+async fn a_record_lives_through_its_revisions() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    let created = one(&ledger, submit("R-1", "a")).await.unwrap();
+    assert_eq!(created.outcome, Outcome::Created);
+    assert_eq!(
+        one(&ledger, submit("R-1", "a")).await.unwrap().outcome,
+        Outcome::Unchanged
+    );
+    let revised = one(&ledger, submit("R-1", "b")).await.unwrap();
+    assert_eq!(
+        (revised.outcome, revised.head.revision),
+        (Outcome::Revised, 2)
+    );
+    let stale = Proposal {
+        etag: Some(created.head.etag()),
+        ..submit("R-1", "c")
+    };
+    assert_eq!(reason(one(&ledger, stale).await), Reason::EtagStale);
+    let fresh = Proposal {
+        etag: Some(revised.head.etag()),
+        ..submit("R-1", "c")
+    };
+    assert_eq!(one(&ledger, fresh).await.unwrap().outcome, Outcome::Revised);
+    assert_eq!(
+        reason(one(&ledger, submit("R-1", "bad")).await),
+        Reason::TransitionNotAllowed
+    );
+    assert_eq!(
+        one(&ledger, withdraw("R-1")).await.unwrap().outcome,
+        Outcome::Withdrawn
+    );
+    assert_eq!(
+        one(&ledger, withdraw("R-1")).await.unwrap().outcome,
+        Outcome::Unchanged
+    );
+    assert_eq!(
+        reason(one(&ledger, withdraw("R-2")).await),
+        Reason::RecordNotFound
+    );
+    let again = one(&ledger, submit("R-1", "a")).await.unwrap();
+    assert_eq!((again.outcome, again.head.revision), (Outcome::Revised, 5));
+    let head = ledger.head(&submit("R-1", "").name).unwrap().unwrap();
+    assert_eq!(ledger.entry(head.entry).unwrap().message.previous, Some(3));
+    assert_eq!(
+        ledger.counts().unwrap()[0].2,
+        Counts {
+            live: 1,
+            withdrawn: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_first_answer_for_ever() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    let request = Some((RequestId::random(), [1; 32]));
+    let proposal = Proposal {
+        request: request.clone(),
+        ..submit("R-1", "a")
+    };
+    let first = one(&ledger, proposal.clone()).await.unwrap();
+    one(&ledger, submit("R-1", "b")).await.unwrap();
+    let again = one(&ledger, proposal.clone()).await.unwrap();
+    assert_eq!((again.outcome, again.head), (Outcome::Created, first.head));
+    assert_eq!(again.leaf_hash, first.leaf_hash);
+    ledger.stop().await;
+    let ledger = store.open().await;
+    assert_eq!(
+        one(&ledger, proposal.clone()).await.unwrap().head,
+        first.head
+    );
+    let other = Proposal {
+        request: request.map(|(id, _)| (id, [2; 32])),
+        ..proposal
+    };
+    assert_eq!(reason(one(&ledger, other).await), Reason::RequestIdReused);
+}
+
+#[tokio::test]
+async fn a_dry_run_writes_nothing() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    let size = ledger.published().end;
+    let proposal = Proposal {
+        validate_only: true,
+        ..submit("R-1", "a")
+    };
+    let accepted = one(&ledger, proposal).await.unwrap();
+    assert_eq!(
+        (accepted.outcome, accepted.leaf_hash),
+        (Outcome::Created, None)
+    );
+    assert_eq!(ledger.published().end, size);
+    assert_eq!(ledger.head(&submit("R-1", "").name).unwrap(), None);
+}
+
+#[tokio::test]
+async fn entry_time_never_runs_backwards() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    let first = one(&ledger, submit("R-1", "a")).await.unwrap().head.updated;
+    store.clock.set("2020-01-01T00:00:00Z".parse().unwrap());
+    assert!(one(&ledger, submit("R-1", "b")).await.unwrap().head.updated >= first);
+    ledger.stop().await;
+    let ledger = store.open().await;
+    assert!(one(&ledger, submit("R-1", "c")).await.unwrap().head.updated >= first);
+}
+
+#[tokio::test]
+async fn intake_closes_and_opens() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    one(&ledger, submit("R-1", "a")).await.unwrap();
+    ledger.set_intake(Intake::Full);
+    assert_eq!(
+        reason(one(&ledger, submit("R-2", "a")).await),
+        Reason::StorageFull
+    );
+    ledger.set_intake(Intake::Open);
+    one(&ledger, submit("R-2", "a")).await.unwrap();
+}
+
+fn batch(from: &Ledger, to_log: LogNo, start: u64, end: u64) -> MirrorBatch {
+    let view = from.log("").unwrap();
+    let entries = (start..end)
+        .map(|index| {
+            from.journal()
+                .read(LogNo::OWN, LogIndex(index))
+                .unwrap()
+                .unwrap()
+        })
+        .collect();
+    let checkpoint = note::Checkpoint {
+        origin: view.origin().to_owned(),
+        size: end,
+        root: from.root_at(&view, end).unwrap(),
+    };
+    let note = from.key().sign(&checkpoint).parse().unwrap();
+    MirrorBatch {
+        log: to_log,
+        start,
+        entries,
+        note,
+    }
+}
+
+#[tokio::test]
+async fn a_parent_takes_what_hashes_and_quarantines_what_does_not() {
+    let (county, city) = (Store::new("qidong"), Store::new("nantong"));
+    let (below, above) = (county.open().await, city.open().await);
+    for item in 0..5 {
+        one(&below, submit(&format!("R-{item}"), "a"))
+            .await
+            .unwrap();
+    }
+    let log = above.register(below.key().log_key().clone()).await.unwrap();
+    assert_eq!(
+        above.register(below.key().log_key().clone()).await.unwrap(),
+        log
+    );
+    let mirrored = above.mirror(batch(&below, log, 0, 3)).await.unwrap();
+    let Mirrored::Cosigned { size: 3, note } = mirrored else {
+        panic!("{mirrored:?}")
+    };
+    let note: Note = note.parse().unwrap();
+    note.verify_log(below.key().log_key()).unwrap();
+    note.verify_cosignature(above.key().cosigner_key()).unwrap();
+    assert_eq!(
+        above.mirror(batch(&below, log, 0, 3)).await.unwrap(),
+        Mirrored::Elsewhere(3)
+    );
+    assert_eq!(
+        above.mirror(batch(&below, log, 4, 5)).await.unwrap(),
+        Mirrored::Elsewhere(3)
+    );
+    let head = above.head(&submit("R-1", "").name).unwrap().unwrap();
+    assert_eq!(
+        head.entry,
+        EntryRef {
+            log,
+            index: LogIndex(1)
+        }
+    );
+    assert_eq!(
+        reason(one(&above, submit("R-1", "b")).await),
+        Reason::RecordElsewhere
+    );
+    let mut forged = batch(&below, log, 3, 5);
+    forged.entries[0] = Bytes::from_static(b"forged");
+    let mirrored = above.mirror(forged).await.unwrap();
+    assert!(matches!(mirrored, Mirrored::Quarantined(_)), "{mirrored:?}");
+    let honest = above.mirror(batch(&below, log, 3, 5)).await.unwrap();
+    assert!(
+        matches!(honest, Mirrored::Quarantined(_)),
+        "a quarantine stays"
+    );
+    above.stop().await;
+    let above = city.open().await;
+    let view = above.log(below.log("").unwrap().origin()).unwrap();
+    assert!(view.quarantined.is_some());
+    assert_eq!(view.tree.size(), 3);
+}
+
+#[tokio::test]
+async fn an_audit_names_what_is_wrong() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    for item in 0..200 {
+        one(
+            &ledger,
+            submit(&format!("R-{}", item % 50), &format!("{item}")),
+        )
+        .await
+        .unwrap();
+    }
+    ledger.stop().await;
+    let audit = |state: &MemoryState| {
+        let scratch = MemoryState::default();
+        let journal = store.journal.as_ref();
+        audit::audit(journal, Some(state), &scratch, &Plain, &mut |_, _| ()).unwrap()
+    };
+    let report = audit(&store.state);
+    assert_eq!(report.defects, Vec::new());
+    assert_eq!(report.entries, 200);
+    assert!(report.keys_compared > 50);
+    let mut change = Batch::default();
+    change
+        .changes
+        .insert(keys::head(&submit("R-7", "").name), Some(vec![1, 2, 3]));
+    store.state.apply(change).unwrap();
+    let report = audit(&store.state);
+    assert_eq!(report.defects.len(), 1);
+    assert!(
+        report.defects[0]
+            .0
+            .contains("agencies/qidong-emergency/notes/R-7")
+    );
+}
+
+/// Everything that a state holds.
+fn content(state: &MemoryState) -> Vec<(Bytes, Bytes)> {
+    let all = KeyRange {
+        start: Vec::new(),
+        end: None,
+    };
+    state.scan(all, false).map(|pair| pair.unwrap()).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Submit(u8, u8),
+    Withdraw(u8),
+    Restart,
+    LoseState,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let step = prop_oneof![
+        8 => (0u8..6, 0u8..4).prop_map(|(item, value)| Step::Submit(item, value)),
+        2 => (0u8..6).prop_map(Step::Withdraw),
+        1 => Just(Step::Restart),
+        1 => Just(Step::LoseState),
+    ];
+    proptest::collection::vec(proptest::collection::vec(step, 1..8), 1..20)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// The state is a function of the journal: through restarts, lost states, and a rebuild.
+    #[test]
+    fn the_state_follows_from_the_journal(groups in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut store = Store::new("qidong");
+            let mut ledger = store.open().await;
+            for group in groups {
+                let mut proposals = Vec::new();
+                for step in group {
+                    match step {
+                        Step::Submit(item, value) => {
+                            proposals.push(submit(&format!("R-{item}"), &value.to_string()));
+                        }
+                        Step::Withdraw(item) => proposals.push(withdraw(&format!("R-{item}"))),
+                        Step::Restart | Step::LoseState => {
+                            ledger.stop().await;
+                            if matches!(step, Step::LoseState) {
+                                store.state = Arc::default();
+                            }
+                            ledger = store.open().await;
+                        }
+                    }
+                }
+                let count = proposals.len();
+                assert_eq!(ledger.submit(proposals).await.unwrap().results.len(), count);
+            }
+            ledger.stop().await;
+            let scratch = Store { state: Arc::default(), journal: store.journal.clone(),
+                clock: store.clock.clone(), node: store.node };
+            let rebuilt = scratch.open().await;
+            let view = rebuilt.log("").unwrap();
+            assert_eq!(view.tree, ledger.log("").unwrap().tree);
+            assert_eq!(view.note, ledger.log("").unwrap().note);
+            rebuilt.stop().await;
+            assert_eq!(content(&store.state), content(&scratch.state));
+            let audited = audit::audit(store.journal.as_ref(), None, &MemoryState::default(),
+                &Plain, &mut |_, _| ()).unwrap();
+            assert_eq!(audited.defects, Vec::new());
+            assert!(store.journal.scan(Position(0), usize::MAX).unwrap().frames.iter()
+                .any(|(_, frame)| frame.kind == FrameKind::Log));
+        });
+    }
+}
