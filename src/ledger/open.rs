@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     proto::ledger::v1 as pb,
-    storage::{KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError},
+    storage::{
+        Batch, KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError,
+    },
     types::{Clock, LedgerTime, LogIndex, LogNo, NodeId, Origin, TrustDomain},
 };
 
@@ -217,10 +219,6 @@ pub(super) fn replay(
         }
         apply(frame, rules, &entries, trees, &mut staged)?;
     }
-    staged.put(
-        keys::FORMAT_KEY.to_vec(),
-        keys::FORMAT.to_be_bytes().to_vec(),
-    );
     staged.put(keys::APPLIED.to_vec(), next.0.to_be_bytes().to_vec());
     state.apply(staged.into_batch())?;
     Ok(next)
