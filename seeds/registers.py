@@ -9,6 +9,8 @@ from world import load_toml
 NOTE = "合成数据，非真实记录"
 MEASURE_TOTAL = 1801
 REVIEW_DAYS = {"LOW": 365, "GENERAL": 180, "LARGER": 90, "MAJOR": 30}
+# A first list is long at its lower end.
+LEVEL_BIAS = [1.4, 1.0, 0.55, 0.8]
 MEASURES_OF = {"LOW": 1, "GENERAL": 1, "LARGER": 2, "MAJOR": 3}
 CLASSES = {"E": "ENGINEERING", "M": "MAINTENANCE", "O": "OPERATION", "R": "EMERGENCY"}
 DUE = ["2025-01-31", "2025-03-31", "2025-05-31", "2025-06-30", "2025-09-30", "2025-12-31"]
@@ -34,7 +36,15 @@ PLACE = ["division", "address", "latitude", "longitude", "datum"]
 
 
 def hazards():
-    return load_toml("hazards-industry.toml")["hazard"] + load_toml("hazards-public.toml")["hazard"]
+    """The bank of hazards. A factor that fits only some sites names them, instead of the hazard."""
+    bank = load_toml("hazards-industry.toml")["hazard"] + load_toml("hazards-public.toml")["hazard"]
+    for hazard in bank:
+        hazard["factors"] = [factor if isinstance(factor, dict) else
+                             {"sites": hazard["sites"], "text": factor}
+                             for factor in hazard["factors"]]
+        named = [site for factor in hazard["factors"] for site in factor["sites"]]
+        hazard["sites"] = list(dict.fromkeys(named))
+    return bank
 
 
 def registration(hazard, dice):
@@ -93,14 +103,15 @@ def risks(world):
 def risk(world, node, hazard, unit, site, numbers, dice):
     agency, regulator = world.agency(node, hazard["department"])
     numbers[agency] += 1
-    level = dice.weighted(list(REVIEW_DAYS), hazard["levels"])
+    level = dice.weighted(list(REVIEW_DAYS), [a * b for a, b in zip(hazard["levels"], LEVEL_BIAS)])
+    factors = [factor["text"] for factor in hazard["factors"] if site in factor["sites"]]
     row = {
         "name": f"agencies/{agency}/risks/R-2024-{numbers[agency]:04d}",
         "title": f"{unit['brand']}·" + dice.fill(hazard["title"], site),
         "sector": hazard["sector"],
         "level": level,
         "state": dice.weighted(["IDENTIFIED", "REVIEWED", "CONTROLLED"], [13, 25, 62]),
-        "factor": dice.fill(dice.pick(hazard["factors"]), site),
+        "factor": dice.fill(dice.pick(factors), site),
         "consequences": ";".join(hazard["consequences"]),
         "basis": hazard["basis"],
         "regulator": regulator,

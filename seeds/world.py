@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import tomllib
 from collections import defaultdict
 from pathlib import Path
@@ -14,13 +15,13 @@ MARK = "（虚构）"
 
 # Places of 山海经, the Classic of Mountains and Seas, so that no name is meant for a real firm.
 BRANDS = """招摇 堂庭 猨翼 杻阳 柢山 亶爰 基山 青丘 箕尾 柜山 长右 尧光 句余 浮玉 仆勾 咸阴 洵山 漆吴 天虞
-祷过 丹穴 发爽 旄山 令丘 仑者 禺稿 南禺 钱来 松果 符禺 石脆 英山 竹山 羭次 大时 嶓冢 天帝 皋涂 翠山 騩山
-钤山 泰冒 数历 女床 龙首 鸟危 崇吾 不周 峚山 泰器 槐江 乐游 蠃母 轩辕 积石 长留 章莪 符惕 泑山 翼望 鹿吴
-区吴 尸胡 岐山 诸钩 中父 胡射 孟子 踇隅 无皋 北号 枸状 勃齐 番条 姑儿 诸绳 岳山 豺山 独山 竹水 空桑 曹夕
-峄皋 葛山 余峨 杜父 耿山 卢其 姑射 碧山 维氏 姑逢 凫丽 硜山""".split()
+祷过 丹穴 发爽 旄山 令丘 仑者 禺稿 南禺 钱来 松果 符禺 石脆 羭次 大时 嶓冢 皋涂 翠山 騩山
+钤山 泰冒 数历 女床 龙首 鸟危 崇吾 不周 峚山 泰器 槐江 乐游 蠃母 积石 长留 章莪 符惕 泑山 翼望 鹿吴
+区吴 尸胡 诸钩 中父 胡射 踇隅 无皋 北号 枸状 勃齐 番条 姑儿 诸绳 豺山 竹水 曹夕
+峄皋 葛山 余峨 耿山 卢其 姑射 碧山 姑逢 凫丽 硜山""".split()
 ROADS = ["创业路", "兴业路", "人民路", "中心街", "工业一路", "工业二路", "纬三路", "经五路", "滨河路", "富民路"]
 # Two codes whose last character is wrong, with the recorded reason that the gateway asks for.
-MISISSUED = (77, 413)
+MISISSUED = (74, 414)
 REASON = "证照所载即为此码，末位与 GB 32100 不符，已凭证照复印件核实（合成示例）"
 
 
@@ -129,6 +130,7 @@ class World:
 
 def village_name(name):
     """进鲜港村委会 is the committee of 进鲜港村."""
+    name = re.sub(r"[（(].*[）)]$", "", name)
     for suffix, kind in (("村民委员会", "村"), ("村委会", "村"), ("居民委员会", "社区"), ("居委会", "社区")):
         if name.endswith(suffix):
             stem = name[: -len(suffix)]
