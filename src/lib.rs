@@ -9,5 +9,6 @@
 pub mod config;
 pub mod ledger;
 pub mod proto;
+pub mod services;
 pub mod storage;
 pub mod types;
