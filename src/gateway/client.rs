@@ -1,0 +1,172 @@
+//! Dialling a node: TLS 1.3, and the certificate must be that of the node that was meant.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName, version::TLS13};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::{
+    identity::holder,
+    tls::{Credentials, TlsError, provider},
+};
+use crate::types::{NodeId, Role, TrustDomain};
+
+/// A connection attempt ends after this.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Why a node cannot be dialled. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The address is not one.
+    #[error("{0}: a server is https://host:port")]
+    BadAddress(String),
+    /// The own certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The server was not reached, or is not who it should be.
+    #[error("cannot reach {server}: {cause}")]
+    Connect {
+        /// Which.
+        server: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// The files that a client shows and trusts.
+#[derive(Debug, Clone)]
+pub struct ClientFiles {
+    /// Certificate, PEM.
+    pub certificate: PathBuf,
+    /// Key, PEM, readable by its owner only.
+    pub key: PathBuf,
+    /// Roots, PEM.
+    pub roots: Vec<PathBuf>,
+}
+
+/// Dials nodes.
+#[derive(Clone)]
+pub struct Dialer {
+    config: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// A dialer that shows these credentials.
+    ///
+    /// # Errors
+    /// [`DialError::Tls`].
+    pub fn new(credentials: &Credentials) -> Result<Self, DialError> {
+        let setup = |e: rustls::Error| TlsError::Setup(e.to_string());
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(setup)?
+            .with_root_certificates(credentials.roots.clone())
+            .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
+            .map_err(setup)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { config: Arc::new(config) })
+    }
+
+    /// A dialer that shows the credentials in these files.
+    ///
+    /// # Errors
+    /// [`DialError::Tls`].
+    pub fn from_files(files: &ClientFiles) -> Result<Self, DialError> {
+        Self::new(&Credentials::load(&files.certificate, &files.key, &files.roots)?)
+    }
+
+    /// Connects to `server`, and again whenever the connection is lost. With `expected`, the server's
+    /// certificate must name that node of that trust domain.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn connect(
+        &self,
+        server: &str,
+        expected: Option<(TrustDomain, NodeId)>,
+    ) -> Result<Channel, DialError> {
+        let endpoint = endpoint(server)?;
+        let connector = self.connector(server, expected)?;
+        let connecting = endpoint.connect_with_connector(service_fn(move |_| connector.dial()));
+        connecting.await.map_err(|error| DialError::Connect {
+            server: server.to_owned(),
+            cause: innermost(&error),
+        })
+    }
+
+    fn connector(
+        &self,
+        server: &str,
+        expected: Option<(TrustDomain, NodeId)>,
+    ) -> Result<Connector, DialError> {
+        let bad = || DialError::BadAddress(server.to_owned());
+        let uri: http::Uri = server.parse().map_err(|_| bad())?;
+        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(443);
+        let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
+        Ok(Connector { tls: self.config.clone().into(), name, host, port, expected })
+    }
+}
+
+fn endpoint(server: &str) -> Result<Endpoint, DialError> {
+    // The connector does TLS itself, so the channel is told of plain HTTP/2.
+    let plain = server
+        .strip_prefix("https://")
+        .map(|rest| format!("http://{rest}"))
+        .ok_or_else(|| DialError::BadAddress(server.to_owned()))?;
+    let endpoint =
+        Endpoint::from_shared(plain).map_err(|_| DialError::BadAddress(server.to_owned()))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(1 << 22))
+}
+
+#[derive(Clone)]
+struct Connector {
+    tls: TlsConnector,
+    name: ServerName<'static>,
+    host: String,
+    port: u16,
+    expected: Option<(TrustDomain, NodeId)>,
+}
+
+type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+
+impl Connector {
+    fn dial(&self) -> impl Future<Output = io::Result<Stream>> + Send + 'static {
+        let connector = self.clone();
+        async move {
+            let tcp = TcpStream::connect((connector.host.as_str(), connector.port)).await?;
+            tcp.set_nodelay(true)?;
+            let stream = connector.tls.connect(connector.name.clone(), tcp).await?;
+            if let Some((domain, node)) = &connector.expected {
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let found = chain.first().map(|first| holder(first, domain));
+                let found = found.and_then(Result::ok).map(|holder| holder.identity.role);
+                if found.as_ref() != Some(&Role::Node(node.clone())) {
+                    let text = format!("the server's certificate is not that of node {node}");
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+                }
+            }
+            Ok(TokioIo::new(stream))
+        }
+    }
+}
+
+/// The cause at the bottom of a chain of errors: what a person can act on.
+#[must_use]
+pub fn innermost(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(source) = at.source() {
+        at = source;
+    }
+    at.to_string()
+}

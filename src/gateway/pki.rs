@@ -1,0 +1,152 @@
+//! A small authority, for demonstrations, tests and pilots.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+};
+
+use crate::{
+    storage::durable,
+    types::{Identity, Role},
+};
+
+/// Days that a certificate lives by default.
+pub const DEFAULT_DAYS: u32 = 90;
+/// Days that the authority itself lives.
+const AUTHORITY_DAYS: u32 = 3_650;
+
+/// Why the authority cannot do it.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A certificate or key cannot be made, or is not usable.
+    #[error("certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// A host that is no DNS name and no address.
+    #[error("{0} is no host name and no address")]
+    BadHost(String),
+}
+
+/// An authority in a folder: `ca.pem`, `ca.key`, and what it issued.
+pub struct Authority {
+    folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// The files of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its key, readable by its owner only.
+    pub key: PathBuf,
+    /// The root that it leads to.
+    pub root: PathBuf,
+}
+
+impl Authority {
+    /// Makes an authority in a folder that has none.
+    ///
+    /// # Errors
+    /// [`PkiError`]; an authority that exists is not replaced.
+    pub fn create(folder: &Path, name: &str) -> Result<Self, PkiError> {
+        durable::create_dir_all(folder, durable::Access::Owner).map_err(file(folder))?;
+        let mut params = params(name, AUTHORITY_DAYS);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        write(&folder.join("ca.key"), &key.serialize_pem(), durable::Access::Owner)?;
+        write(&folder.join("ca.pem"), &certificate.pem(), durable::Access::Shared)?;
+        Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
+    }
+
+    /// Opens an authority that exists.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn open(folder: &Path) -> Result<Self, PkiError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).map_err(file(&path))
+        };
+        let (certificate, key) = (read("ca.pem")?, KeyPair::from_pem(&read("ca.key")?)?);
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
+        Ok(Self { folder: folder.to_owned(), issuer })
+    }
+
+    /// Issues a certificate and its key; those of the same identity are replaced. Nodes need `hosts`: the
+    /// names and addresses under which others dial them.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn issue(
+        &self,
+        identity: &Identity,
+        hosts: &[String],
+        days: u32,
+    ) -> Result<Issued, PkiError> {
+        let mut params = params(&identity.role.to_string(), days);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if matches!(identity.role, Role::Node(_)) {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        let uri = Ia5String::try_from(identity.to_string())?;
+        params.subject_alt_names.push(SanType::URI(uri));
+        for host in hosts {
+            let name = match host.parse::<IpAddr>() {
+                Ok(address) => SanType::IpAddress(address),
+                Err(_) if host.is_empty() || host.contains(char::is_whitespace) => {
+                    return Err(PkiError::BadHost(host.clone()));
+                }
+                Err(_) => SanType::DnsName(Ia5String::try_from(host.as_str())?),
+            };
+            params.subject_alt_names.push(name);
+        }
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let stem = identity.role.to_string().replace('/', "-");
+        let issued = Issued {
+            certificate: self.folder.join(format!("{stem}.pem")),
+            key: self.folder.join(format!("{stem}.key")),
+            root: self.folder.join("ca.pem"),
+        };
+        write(&issued.key, &key.serialize_pem(), durable::Access::Owner)?;
+        write(&issued.certificate, &certificate.pem(), durable::Access::Shared)?;
+        Ok(issued)
+    }
+}
+
+fn params(name: &str, days: u32) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    // An hour back, so that a peer whose clock is a little behind accepts it at once.
+    let now = std::time::SystemTime::now();
+    params.not_before = (now - std::time::Duration::from_secs(3_600)).into();
+    params.not_after = (now + std::time::Duration::from_secs(86_400 * u64::from(days))).into();
+    params
+}
+
+fn file(path: &Path) -> impl FnOnce(io::Error) -> PkiError {
+    let path = path.to_owned();
+    move |cause| PkiError::File { path, cause }
+}
+
+fn write(path: &Path, pem: &str, access: durable::Access) -> Result<(), PkiError> {
+    durable::replace(path, pem.as_bytes(), access).map_err(file(path))
+}

@@ -1,0 +1,271 @@
+//! TLS 1.3 with certificates on both sides, and the loop that accepts connections.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+    version::TLS13,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::transport::server::Connected;
+
+use super::identity::{Holder, holder};
+use crate::{config::TlsConfig, types::Peer, types::TrustDomain};
+
+/// A peer that has not finished its handshake by then is dropped.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Connections at once; further ones wait in the listener's queue.
+const MAX_CONNECTIONS: usize = 4_096;
+
+/// Why certificates or keys are not used. The text names the file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A file holds no certificate or key in PEM form.
+    #[error("{}: no {what} in PEM form", path.display())]
+    NotPem {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A private key that others can read.
+    #[error("{}: a private key must be readable by its owner only; run chmod 600 on it", .0.display())]
+    LooseKey(PathBuf),
+    /// The certificate names nobody of this trust domain, or somebody else.
+    #[error("{}: {cause}", path.display())]
+    Holder {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+    /// Key and certificate do not fit, or the roots are unusable.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// The cryptography of every connection.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// A certificate chain, its key, and the roots that peers are verified with.
+#[derive(Debug)]
+pub struct Credentials {
+    /// The own certificate, then intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its key.
+    pub key: PrivateKeyDer<'static>,
+    /// The roots.
+    pub roots: Arc<RootCertStore>,
+}
+
+impl Credentials {
+    /// Reads PEM files. The key must be readable by its owner only.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn load(certificate: &Path, key: &Path, roots: &[PathBuf]) -> Result<Self, TlsError> {
+        let chain = certificates(certificate)?;
+        owner_only(key)?;
+        let bytes = read(key)?;
+        let not_pem = || TlsError::NotPem { path: key.to_owned(), what: "private key" };
+        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| not_pem())?;
+        let mut store = RootCertStore::empty();
+        for path in roots {
+            for root in certificates(path)? {
+                store.add(root).map_err(|e| TlsError::Setup(format!("{}: {e}", path.display())))?;
+            }
+        }
+        Ok(Self { chain, key, roots: Arc::new(store) })
+    }
+
+    /// Reads the files that a configuration names.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn of(config: &TlsConfig) -> Result<Self, TlsError> {
+        Self::load(&config.certificate, &config.key, &config.roots)
+    }
+
+    /// Whom the own certificate names.
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`].
+    pub fn holder(&self, domain: &TrustDomain) -> Result<Holder, TlsError> {
+        let first = self.chain.first().ok_or_else(|| TlsError::Setup("empty chain".to_owned()))?;
+        holder(first, domain).map_err(|e| TlsError::Setup(format!("own certificate: {e}")))
+    }
+
+    /// The server's side: TLS 1.3, a client certificate from one of the roots, HTTP/2.
+    ///
+    /// # Errors
+    /// [`TlsError::Setup`].
+    pub fn server(&self) -> Result<ServerConfig, TlsError> {
+        let setup = |e: String| TlsError::Setup(e);
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider()).build();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])
+            .map_err(|e| setup(e.to_string()))?
+            .with_client_cert_verifier(verifier.map_err(|e| setup(e.to_string()))?)
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|e| setup(e.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|cause| TlsError::Read { path: path.to_owned(), cause })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| TlsError::NotPem { path: path.to_owned(), what: "certificate" })
+}
+
+/// Refuses a private key that group or others can read.
+///
+/// # Errors
+/// [`TlsError::LooseKey`], [`TlsError::Read`].
+pub fn owner_only(path: &Path) -> Result<(), TlsError> {
+    let metadata =
+        fs::metadata(path).map_err(|cause| TlsError::Read { path: path.to_owned(), cause })?;
+    if metadata.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(TlsError::LooseKey(path.to_owned()))
+}
+
+/// A connection whose peer is verified and known.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer that is
+/// slow, unknown or hostile costs only itself.
+pub fn accept(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    domain: TrustDomain,
+) -> mpsc::Receiver<io::Result<Connection>> {
+    let (ready, connections) = mpsc::channel(64);
+    let acceptor = TlsAcceptor::from(config);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    tokio::spawn(async move {
+        loop {
+            let Ok(permit) = places.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ready.closed() => return,
+            };
+            match accepted {
+                Ok((tcp, address)) => {
+                    let (acceptor, domain) = (acceptor.clone(), domain.clone());
+                    let ready = ready.clone();
+                    tokio::spawn(async move {
+                        match shake(tcp, address, &acceptor, &domain, permit).await {
+                            Ok(connection) => drop(ready.send(Ok(connection)).await),
+                            Err(why) => tracing::info!(%address, why, "connection refused"),
+                        }
+                    });
+                }
+                // Out of file descriptors, most likely: the next accept would fail as fast.
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    });
+    connections
+}
+
+async fn shake(
+    tcp: TcpStream,
+    address: SocketAddr,
+    acceptor: &TlsAcceptor,
+    domain: &TrustDomain,
+    permit: OwnedSemaphorePermit,
+) -> Result<Connection, String> {
+    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+    let stream = timeout(HANDSHAKE, acceptor.accept(tcp)).await;
+    let stream = stream.map_err(|_| "handshake timed out")?.map_err(|e| e.to_string())?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let first = chain.first().ok_or("no client certificate")?;
+    let Holder { identity, end } = holder(first, domain).map_err(|e| e.to_string())?;
+    if end < Timestamp::now() {
+        return Err("the client certificate has ended".to_owned());
+    }
+    let peer = Peer { identity, address, certificate_end: end };
+    Ok(Connection { stream, peer, _permit: permit })
+}
