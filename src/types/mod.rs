@@ -2,11 +2,12 @@
 //!
 //! Registers and services turn what arrives into these types, collecting every [`Violation`] with
 //! its field path; from there on nothing is checked twice. Rules and tables that change are data
-//! ([`DivisionTable`], [`AgencyTable`]), loaded with errors that name the line.
+//! ([`RuleTable`], [`DivisionTable`], [`AgencyTable`]), loaded with errors that name the line.
 
 mod agencies;
 mod division;
 mod divisions;
+mod grade;
 mod id;
 mod identity;
 mod level;
@@ -17,6 +18,7 @@ mod personal;
 mod place;
 mod reason;
 mod request;
+mod rules;
 mod sector;
 mod table;
 #[cfg(test)]
@@ -29,6 +31,7 @@ mod violation;
 pub use agencies::{Agency, AgencyTable};
 pub use division::{DivisionCode, DivisionCodeError, DivisionLevel};
 pub use divisions::{Division, DivisionStanding, DivisionTable, check_division};
+pub use grade::{AccidentGrade, AccidentLosses, EventType};
 pub use id::{AdminId, AgencyId, IdError, ItemNumber, NodeId, RegisterId, TrustDomain, Words};
 pub use identity::{Identity, IdentityError, Incarnation, Origin, OriginError, Role};
 pub use level::RiskLevel;
@@ -39,6 +42,10 @@ pub use personal::{contains_identity_number, contains_mobile_number};
 pub use place::{Coordinates, Datum, Extent};
 pub use reason::FieldReason;
 pub use request::RequestId;
+pub use rules::{
+    Authority, Clocks, CorrectionWindow, Edition, Grades, Ordinary, RuleError, RuleTable,
+    Threshold, TypePrefix,
+};
 pub use sector::Sector;
 pub use table::TableError;
 pub use text::{
