@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::violation::{Explain, FieldReason};
+use super::reason::FieldReason;
+use super::violation::Explain;
 
 /// The level of a division, from the widest to the narrowest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

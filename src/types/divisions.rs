@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::division::{DivisionCode, DivisionLevel};
+use super::reason::FieldReason;
 use super::table::{self, Row, TableError};
-use super::violation::{FieldReason, Violations};
+use super::violation::Violations;
 
 const COLUMNS: &[&str] = &[
     "code",
@@ -78,7 +79,7 @@ impl DivisionTable {
     /// The first wrong line. Codes are unique; level and parent must agree with the code; parent
     /// and successor must be in the table; no row may outlive its parent.
     pub fn from_csv(text: &str) -> Result<Self, TableError> {
-        let lines = table::read(text, COLUMNS)?;
+        let lines = table::read(text, COLUMNS, 0)?;
         let mut rows = BTreeMap::new();
         let mut first_lines = BTreeMap::new();
         for line in &lines {

@@ -1,11 +1,10 @@
-//! Names of one part: nodes, agencies, registers, items, requests, trust domains.
+//! Names of one part: nodes, agencies, registers, items, trust domains.
 
 use std::fmt;
 use std::str::FromStr;
 
-use uuid::Uuid;
-
-use super::violation::{Explain, FieldReason};
+use super::reason::FieldReason;
+use super::violation::Explain;
 
 /// A word in both languages of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,21 +86,21 @@ impl Explain for IdError {
 }
 
 /// The form of one kind of identifier.
-struct Syntax {
-    kind: Words,
-    rule: Words,
-    min: usize,
-    max: usize,
+pub(super) struct Syntax {
+    pub kind: Words,
+    pub rule: Words,
+    pub min: usize,
+    pub max: usize,
     /// Characters that may stand anywhere but at the start.
-    inner: fn(char) -> bool,
+    pub inner: fn(char) -> bool,
     /// Characters that may stand at the start.
-    first: fn(char) -> bool,
+    pub first: fn(char) -> bool,
     /// What the whole text must keep besides.
-    whole: fn(&str) -> bool,
+    pub whole: fn(&str) -> bool,
 }
 
 impl Syntax {
-    fn check(&self, text: &str) -> Result<(), IdError> {
+    pub fn check(&self, text: &str) -> Result<(), IdError> {
         let (kind, rule, min, max) = (self.kind, self.rule, self.min, self.max);
         let found = text.chars().count();
         if !(min..=max).contains(&found) {
@@ -181,6 +180,7 @@ macro_rules! identifier {
         }
     };
 }
+pub(super) use identifier;
 
 /// The form of node, agency and administrator ids: `[a-z][a-z0-9-]{1,61}`, no hyphen doubled or at
 /// the end. It fits a DNS label, so that it can stand in host names and certificates.
@@ -274,60 +274,6 @@ identifier!(
     }
 );
 
-/// What makes a retry safe (AIP-155): a UUID that is not all zero, in its canonical lowercase form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(Uuid);
-
-impl RequestId {
-    const KIND: Words = Words {
-        en: "a request id",
-        zh: "请求标识",
-    };
-    const RULE: Words = Words {
-        en: "a UUID of 8-4-4-4-12 hexadecimal digits that is not all zero",
-        zh: "8-4-4-4-12 位十六进制的 UUID，且不得全为零",
-    };
-
-    /// A new random one.
-    #[must_use]
-    pub fn random() -> Self {
-        Self(Uuid::new_v4())
-    }
-
-    /// Its 16 bytes, in the order of the text.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-}
-
-impl FromStr for RequestId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let (kind, rule) = (Self::KIND, Self::RULE);
-        let found = text.chars().count();
-        if found != 36 {
-            return Err(IdError::Length {
-                kind,
-                min: 36,
-                max: 36,
-                found,
-            });
-        }
-        match Uuid::try_parse(text) {
-            Ok(uuid) if !uuid.is_nil() => Ok(Self(uuid)),
-            _ => Err(IdError::Form { kind, rule }),
-        }
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -405,24 +351,6 @@ mod tests {
     }
 
     #[test]
-    fn request_ids_are_canonical() {
-        let id: RequestId = "67E55044-10B1-426F-9247-BB680E5FE0C8"
-            .parse()
-            .expect("a UUID");
-        assert_eq!(id.to_string(), "67e55044-10b1-426f-9247-bb680e5fe0c8");
-        for text in [
-            "",
-            "67e5504410b1426f9247bb680e5fe0c8",
-            "{67e55044-10b1-426f-9247-bb680e5fe0c}",
-            "00000000-0000-0000-0000-000000000000",
-            "67e55044-10b1-426f-9247-bb680e5fe0cg",
-        ] {
-            assert!(text.parse::<RequestId>().is_err(), "{text}");
-        }
-        assert_ne!(RequestId::random(), RequestId::random());
-    }
-
-    #[test]
     fn configuration_reads_and_refuses_them() {
         #[derive(Debug, serde::Deserialize)]
         struct Config {
@@ -440,13 +368,10 @@ mod tests {
             slug in "[a-z][a-z0-9](-?[a-z0-9]){0,20}",
             item in "[A-Za-z0-9][A-Za-z0-9_-]{0,63}",
             domain in "[a-z0-9]{1,9}(\\.[a-z0-9](-?[a-z0-9]){0,8}){0,3}",
-            uuid in 1_u128..,
         ) {
             prop_assert_eq!(slug.parse::<NodeId>().map(String::from), Ok(slug));
             prop_assert_eq!(item.parse::<ItemNumber>().map(String::from), Ok(item));
             prop_assert_eq!(domain.parse::<TrustDomain>().map(String::from), Ok(domain));
-            let id = RequestId(Uuid::from_u128(uuid));
-            prop_assert_eq!(id.to_string().parse(), Ok(id));
         }
 
         #[test]
@@ -454,7 +379,7 @@ mod tests {
             if let Ok(id) = text.parse::<AgencyId>() {
                 prop_assert_eq!(id.to_string(), text.clone());
             }
-            let _ = (text.parse::<ItemNumber>(), text.parse::<TrustDomain>(), text.parse::<RequestId>());
+            let _ = (text.parse::<ItemNumber>(), text.parse::<TrustDomain>());
         }
     }
 }

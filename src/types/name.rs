@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::id::{AgencyId, IdError, ItemNumber, RegisterId};
-use super::violation::{Explain, FieldReason};
+use super::reason::FieldReason;
+use super::violation::Explain;
 
 /// Why a text is no resource name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

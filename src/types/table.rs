@@ -97,9 +97,14 @@ impl Row {
     }
 }
 
-/// Reads all rows of a CSV text with exactly `columns`. White space around fields is dropped, and so
-/// is the byte order mark that spreadsheets write.
-pub(super) fn read(text: &str, columns: &'static [&'static str]) -> Result<Vec<Row>, TableError> {
+/// Reads all rows of a CSV text with exactly `columns`, of which the last `optional` may be left out
+/// together. White space around fields is dropped, and so is the byte order mark that spreadsheets
+/// write.
+pub(super) fn read(
+    text: &str,
+    columns: &'static [&'static str],
+    optional: usize,
+) -> Result<Vec<Row>, TableError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = csv::ReaderBuilder::new()
         .trim(csv::Trim::All)
@@ -110,7 +115,11 @@ pub(super) fn read(text: &str, columns: &'static [&'static str]) -> Result<Vec<R
         byte: 0,
     };
     let header = reader.headers().map_err(|e| syntax(&e, &mut lines))?;
-    if header.iter().ne(columns.iter().copied()) {
+    let required = columns
+        .iter()
+        .copied()
+        .take(columns.len().saturating_sub(optional));
+    if header.iter().ne(columns.iter().copied()) && header.iter().ne(required) {
         let found = header.iter().collect::<Vec<_>>().join(",");
         return Err(TableError::Header {
             expected: columns.join(","),
@@ -180,7 +189,7 @@ mod tests {
     const COLUMNS: &[&str] = &["id", "size"];
 
     fn error(text: &str) -> String {
-        let rows = read(text, COLUMNS);
+        let rows = read(text, COLUMNS, 0);
         let parsed = rows.and_then(|rows| {
             rows.iter()
                 .map(|r| r.parse::<u8>("size"))
@@ -194,6 +203,7 @@ mod tests {
         let rows = read(
             "\u{feff}id,size\r\na, 1 \r\n\r\n\"b\nc\",\r\nd,3\r\n",
             COLUMNS,
+            0,
         )
         .expect("a table");
         let lines: Vec<_> = rows.iter().map(|r| (r.line, r.text("id"))).collect();

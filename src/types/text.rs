@@ -5,7 +5,8 @@
 //! space alone counts as empty.
 
 use super::personal::{contains_identity_number, contains_mobile_number, half_width};
-use super::violation::{FieldReason, Violations};
+use super::reason::FieldReason;
+use super::violation::Violations;
 
 /// Checks a required text of one line, at most `max_chars` characters.
 pub fn required_text<'a>(

@@ -7,7 +7,8 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, tz};
 
-use super::violation::{FieldReason, Violations};
+use super::reason::FieldReason;
+use super::violation::Violations;
 
 /// How far a caller's clock may run ahead of ours before a time counts as in the future.
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_mins(5);
