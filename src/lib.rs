@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod gateway;
 pub mod ledger;
 pub mod proto;
 pub mod services;

@@ -141,7 +141,7 @@ struct Connector {
 type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
 
 impl Connector {
-    fn dial(&self) -> impl Future<Output = io::Result<Stream>> + Send + 'static {
+    fn dial(&self) -> impl Future<Output = io::Result<Stream>> + Send + use<> {
         let connector = self.clone();
         async move {
             let tcp = TcpStream::connect((connector.host.as_str(), connector.port)).await?;

@@ -70,7 +70,7 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
         write(&folder.join("ca.key"), &key.serialize_pem(), durable::Access::Owner)?;
-        write(&folder.join("ca.pem"), &certificate.pem(), durable::Access::Shared)?;
+        write(&folder.join("ca.pem"), &certificate.pem(), durable::Access::Everyone)?;
         Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
     }
 
@@ -126,7 +126,7 @@ impl Authority {
             root: self.folder.join("ca.pem"),
         };
         write(&issued.key, &key.serialize_pem(), durable::Access::Owner)?;
-        write(&issued.certificate, &certificate.pem(), durable::Access::Shared)?;
+        write(&issued.certificate, &certificate.pem(), durable::Access::Everyone)?;
         Ok(issued)
     }
 }

@@ -4,6 +4,7 @@
 //! and reads them back; [`StateStore`] answers queries. Nothing of an engine leaks through them: an
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
+pub mod durable;
 mod log;
 mod memory;
 mod slot;
