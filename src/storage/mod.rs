@@ -4,11 +4,20 @@
 //! and reads them back; [`StateStore`] answers queries. Nothing of an engine leaks through them: an
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
+pub mod durable;
+mod journal;
 mod log;
+mod memory;
+mod sled;
 mod state;
+#[cfg(test)]
+pub(crate) mod suite;
 
+pub use journal::{Audit, AuditWalk, Damage, Defect, Finding, Journal, JournalOptions};
 pub use log::{Frame, FrameKind, LogStore, Position, Scan};
-pub use state::{Batch, KeyRange, KeyValue, MAX_VALUE_BYTES, StateStore};
+pub use memory::{MemoryLog, MemoryState};
+pub use sled::{Opened, SledOptions, SledState};
+pub use state::{Batch, KeyRange, KeyValue, MAX_KEY_BYTES, MAX_VALUE_BYTES, StateStore};
 
 /// Why storage could not do what it was asked to.
 ///
