@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod ledger;
 pub mod proto;
 pub mod registers;
+pub mod replication;
 pub mod services;
 pub mod storage;
 pub mod types;

@@ -43,15 +43,26 @@ pub fn cut(ledger: &Ledger, view: &LogView, start: u64) -> Result<Option<Batch>,
         None if end == size => view.note.clone(),
         None => sign(ledger, view, end)?,
     };
-    Ok(Some(Batch { origin: view.origin().to_owned(), start, entries, checkpoint }))
+    Ok(Some(Batch {
+        origin: view.origin().to_owned(),
+        start,
+        entries,
+        checkpoint,
+    }))
 }
 
 fn sign(ledger: &Ledger, view: &LogView, size: u64) -> Result<String, StorageError> {
     let root = ledger.root_at(view, size).map_err(|error| match error {
         ProofError::Source(error) => error,
-        ProofError::OutOfRange => StorageError::Corrupt { what: format!("no root at {size}") },
+        ProofError::OutOfRange => StorageError::Corrupt {
+            what: format!("no root at {size}"),
+        },
     })?;
-    Ok(ledger.key().sign(&Checkpoint { origin: view.origin().to_owned(), size, root }))
+    Ok(ledger.key().sign(&Checkpoint {
+        origin: view.origin().to_owned(),
+        size,
+        root,
+    }))
 }
 
 fn read(

@@ -6,7 +6,7 @@ use super::{VERSIONS, batch::MAX_ENTRIES, status::Children};
 use crate::{
     ledger::{
         Ledger, LogView, MirrorBatch, Mirrored,
-        note::{KeyUse, Note, VerifierKey},
+        note::{KeyUse, MAX_FOREIGN_NOTE_BYTES, Note, VerifierKey},
     },
     proto::{
         error::v1::ErrorReason,
@@ -55,7 +55,11 @@ impl Session {
     /// A session with the child that the certificate names.
     #[must_use]
     pub fn new(mirror: Mirror, child: NodeId) -> Self {
-        Self { mirror, child, logs: BTreeMap::new() }
+        Self {
+            mirror,
+            child,
+            logs: BTreeMap::new(),
+        }
     }
 
     /// Answers the first message.
@@ -71,10 +75,15 @@ impl Session {
             let zh = format!("本节点支持 {low} 至 {high}，下级支持 {min} 至 {max}");
             return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, zh));
         }
-        let own = hello.logs.first().and_then(|offer| offer.origin.parse::<Origin>().ok());
+        let own = hello
+            .logs
+            .first()
+            .and_then(|offer| offer.origin.parse::<Origin>().ok());
         if own.as_ref().map(Origin::node) != Some(&self.child) {
             let en = "the first log offered must be the child's own";
-            return Err(Refusal::new(Reason::CheckpointInvalid).because(en, "首个日志应为下级自身的日志"));
+            return Err(
+                Refusal::new(Reason::CheckpointInvalid).because(en, "首个日志应为下级自身的日志")
+            );
         }
         self.offers(hello.logs, hello.version_max.min(high)).await
     }
@@ -121,7 +130,10 @@ impl Session {
             Err(why) => return Ok(Err((Reason::CheckpointInvalid, why, 0))),
         };
         let ledger = self.mirror.ledger.clone();
-        if ledger.log(&offer.origin).is_some_and(|view| view.key != key) {
+        if ledger
+            .log(&offer.origin)
+            .is_some_and(|view| view.key != key)
+        {
             let why = "the log is pinned to another key".to_owned();
             return Ok(Err((Reason::LogForked, why, 0)));
         }
@@ -135,8 +147,14 @@ impl Session {
             Err(why) => return Ok(Err(why)),
         };
         let now = self.mirror.clock.now();
-        self.mirror.children.heard(&offer.origin, &self.child, signed, now);
-        let carried = Carried { log, key, relayed: BTreeMap::new() };
+        self.mirror
+            .children
+            .heard(&offer.origin, &self.child, signed, now);
+        let carried = Carried {
+            log,
+            key,
+            relayed: BTreeMap::new(),
+        };
         self.logs.insert(offer.origin.clone(), carried);
         Ok(Ok(LogPosition {
             origin: offer.origin.clone(),
@@ -172,6 +190,10 @@ impl Session {
         if offer.checkpoint.is_empty() {
             return Ok(Ok(0));
         }
+        if offer.checkpoint.len() > MAX_FOREIGN_NOTE_BYTES {
+            let why = "the checkpoint is too long".to_owned();
+            return Ok(Err((Reason::CheckpointInvalid, why, 0)));
+        }
         let note = offer.checkpoint.parse::<Note>();
         let verified = note.and_then(|note| note.verify_log(&view.key).map(|_| note.clone()));
         let note = match verified {
@@ -185,7 +207,11 @@ impl Session {
             if held != checkpoint.root {
                 let size = checkpoint.size;
                 let why = format!("it signed another root at size {size} than it did before");
-                let kept = self.mirror.ledger.quarantine(view.log, note, why.clone()).await;
+                let kept = self
+                    .mirror
+                    .ledger
+                    .quarantine(view.log, note, why.clone())
+                    .await;
                 kept.map_err(|_| Refusal::new(Reason::StorageFailed))?;
                 return Ok(Err((Reason::LogForked, why, view.tree.size())));
             }
@@ -209,16 +235,22 @@ impl Session {
         }
     }
 
-    async fn take_batch(
-        &mut self,
-        batch: Batch,
-    ) -> Result<Result<Cosigned, LogRefused>, Refusal> {
+    async fn take_batch(&mut self, batch: Batch) -> Result<Result<Cosigned, LogRefused>, Refusal> {
         let Some(carried) = self.logs.get(&batch.origin) else {
-            return Ok(Err((Reason::LogNotFound, "the log was not offered".to_owned(), 0)));
+            return Ok(Err((
+                Reason::LogNotFound,
+                "the log was not offered".to_owned(),
+                0,
+            )));
         };
         let invalid = |why: String| Ok(Err((Reason::CheckpointInvalid, why, 0)));
         if batch.entries.is_empty() || batch.entries.len() > MAX_ENTRIES {
             return invalid(format!("a batch has 1 to {MAX_ENTRIES} entries"));
+        }
+        if batch.checkpoint.len() > MAX_FOREIGN_NOTE_BYTES {
+            return invalid(format!(
+                "a checkpoint has at most {MAX_FOREIGN_NOTE_BYTES} bytes"
+            ));
         }
         let note: Note = match batch.checkpoint.parse() {
             Ok(note) => note,
@@ -229,7 +261,9 @@ impl Session {
         }
         let now = self.mirror.clock.now();
         let signed = note.checkpoint().size;
-        self.mirror.children.heard(&batch.origin, &self.child, signed, now);
+        self.mirror
+            .children
+            .heard(&batch.origin, &self.child, signed, now);
         let taken = MirrorBatch {
             log: carried.log,
             start: batch.start,
@@ -245,13 +279,17 @@ impl Session {
                 verifier_key: self.mirror.ledger.key().cosigner_key().to_string(),
                 node: self.mirror.node.to_string(),
             })),
-            Mirrored::Elsewhere(size) => {
-                Ok(Err((Reason::IndexOutOfRange, format!("the log goes on at {size}"), size)))
-            }
+            Mirrored::Elsewhere(size) => Ok(Err((
+                Reason::IndexOutOfRange,
+                format!("the log goes on at {size}"),
+                size,
+            ))),
             Mirrored::Quarantined(reason) => Ok(Err((Reason::LogForked, reason, 0))),
-            Mirrored::NoSpace => {
-                Ok(Err((Reason::StorageFull, "the parent takes nothing in now".to_owned(), 0)))
-            }
+            Mirrored::NoSpace => Ok(Err((
+                Reason::StorageFull,
+                "the parent takes nothing in now".to_owned(),
+                0,
+            ))),
             Mirrored::Unknown => Ok(Err((Reason::LogNotFound, "no such log".to_owned(), 0))),
         }
     }
@@ -265,7 +303,10 @@ impl Session {
         for (origin, carried) in &mut self.logs {
             let found = self.mirror.ledger.cosignatures(carried.log);
             for cosignature in found.map_err(|_| Refusal::new(Reason::StorageFailed))? {
-                let sent = carried.relayed.entry(cosignature.node.clone()).or_insert(-1);
+                let sent = carried
+                    .relayed
+                    .entry(cosignature.node.clone())
+                    .or_insert(-1);
                 if *sent >= cosignature.size {
                     continue;
                 }
@@ -285,12 +326,16 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.mirror.children.lost(&self.child, self.mirror.clock.now());
+        self.mirror
+            .children
+            .lost(&self.child, self.mirror.clock.now());
     }
 }
 
 fn message(message: Message) -> ReplicateResponse {
-    ReplicateResponse { message: Some(message) }
+    ReplicateResponse {
+        message: Some(message),
+    }
 }
 
 fn refusal(origin: &str, (reason, text, size): LogRefused) -> ReplicateResponse {

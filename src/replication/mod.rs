@@ -8,8 +8,8 @@ pub mod mirror;
 pub mod status;
 pub mod uplink;
 
-#[cfg(test)]
-mod tests;
-
 /// The protocol versions that this program speaks, lowest and highest.
 pub const VERSIONS: (u32, u32) = (1, 1);
+
+/// Bytes of one message: a batch of [`batch::MAX_BYTES`], and the one entry that may go over it.
+pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;

@@ -45,7 +45,13 @@ impl Link {
     #[must_use]
     pub fn idle(cosigned: u64, cosigned_time: Option<Timestamp>, now: Timestamp) -> Self {
         let state = LinkState::Disconnected;
-        Self { cosigned, cosigned_time, state, since: now, reason: String::new() }
+        Self {
+            cosigned,
+            cosigned_time,
+            state,
+            since: now,
+            reason: String::new(),
+        }
     }
 
     /// Moves to a state; `since` changes only with it.

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod ledger;
 pub mod position;
 pub mod register;
+pub mod replication;
 pub mod status;
 pub mod token;
 pub mod wire;
