@@ -9,6 +9,7 @@
 pub mod config;
 pub mod gateway;
 pub mod ledger;
+pub mod node;
 pub mod proto;
 pub mod registers;
 pub mod replication;
