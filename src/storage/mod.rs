@@ -5,6 +5,8 @@
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
 pub mod durable;
+#[cfg(test)]
+pub(crate) mod faulty;
 mod journal;
 mod log;
 mod memory;

@@ -3,13 +3,14 @@
 //! sled's flush is no fsync, a flipped bit makes it panic or lose keys in silence, and pages that
 //! were not synced before a power cut may be torn without being noticed. All it holds can be derived
 //! from the journal, so the rule is: what is not known to be sound is set aside, and the node
-//! rebuilds. A `RUNNING` file tells: it holds the machine's boot id while the store is open.
+//! rebuilds. A file `CONDITION` tells ([`condition`]):
 //!
-//! - No `RUNNING`: closed cleanly, everything synced.
-//! - The same boot: the process was killed; what it wrote is in the page cache, and sled keeps a
-//!   prefix of the batches.
-//! - Another boot, or unknown: a power cut or a reboot. Set aside.
+//! - Closed, with a checksum over the other files, and it matches: sound.
+//! - Open, on the same boot of the machine: the process was killed. What it wrote is in the page
+//!   cache, and sled keeps a prefix of the batches.
+//! - Open, on another boot: a power cut or a reboot. Set aside, as is anything else.
 
+mod condition;
 mod open;
 
 #[cfg(test)]
@@ -24,7 +25,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::durable::{self, Access, storage_error};
+use self::condition::Condition;
+use super::durable::storage_error;
 use super::state::check_batch;
 use super::{Batch, KeyRange, KeyValue, StateStore, StorageError};
 
@@ -114,14 +116,15 @@ impl SledState {
             drop(db);
             Ok(())
         })?;
-        let io = |e| storage_error(doing, &e);
         // sled's threads let go of the file some time after the drop; until then they may write.
         if !open::lock_in_time(&self.file) {
             let cause = "sled did not let go of its file".into();
             return Err(StorageError::Failed { doing, cause });
         }
-        open::sync_files(&self.dir).map_err(io)?;
-        durable::remove(&self.dir.join(open::RUNNING)).map_err(io)
+        condition::sync_files(&self.dir)
+            .and_then(|()| Condition::closed(&self.dir))
+            .and_then(|closed| closed.store(&self.dir))
+            .map_err(|e| storage_error(doing, &e))
     }
 
     /// Runs an operation of sled. Any error, and any panic, is the last.
@@ -143,12 +146,10 @@ impl SledState {
             return;
         }
         tracing::error!(%error, "the derived state is closed to further use");
-        if let StorageError::Corrupt { what } = error {
-            // Not a boot id: the next open sets the folder aside.
-            let marker = self.dir.join(open::RUNNING);
-            if let Err(error) = durable::replace(&marker, what.as_bytes(), Access::Owner) {
-                tracing::error!(%error, "cannot mark the derived state as damaged");
-            }
+        if let StorageError::Corrupt { what } = error
+            && let Err(error) = Condition::Damaged(what.clone()).store(&self.dir)
+        {
+            tracing::error!(%error, "cannot mark the derived state as damaged");
         }
     }
 }
@@ -197,16 +198,15 @@ impl StateStore for SledState {
 
     fn apply(&self, batch: Batch) -> Result<(), StorageError> {
         check_batch(&batch)?;
-        let mut changes: Vec<_> = batch.changes.into_iter().collect();
-        while !changes.is_empty() {
-            let mut part = ::sled::Batch::default();
-            for (key, value) in changes.drain(changes.len().saturating_sub(PART)..) {
+        for part in parts(batch) {
+            let mut changes = ::sled::Batch::default();
+            for (key, value) in part {
                 match value {
-                    Some(value) => part.insert(key, value),
-                    None => part.remove(key),
+                    Some(value) => changes.insert(key, value),
+                    None => changes.remove(key),
                 }
             }
-            self.run("writing the derived state", |db| db.apply_batch(part))?;
+            self.run("writing the derived state", |db| db.apply_batch(changes))?;
         }
         Ok(())
     }
@@ -230,6 +230,16 @@ impl Drop for SledState {
             Err(error) => tracing::error!(%error, "closing the derived state"),
         }
     }
+}
+
+/// What is applied at once, the highest keys first.
+fn parts(batch: Batch) -> Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    let mut changes: Vec<_> = batch.changes.into_iter().collect();
+    let mut parts = Vec::with_capacity(changes.len().div_ceil(PART));
+    while !changes.is_empty() {
+        parts.push(changes.split_off(changes.len().saturating_sub(PART)));
+    }
+    parts
 }
 
 /// Runs sled and turns its errors and its panics into ours.

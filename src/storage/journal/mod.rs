@@ -230,11 +230,13 @@ impl Shared {
         let Some(record) = logs.get(index).map_err(io)? else {
             return Ok(None);
         };
-        let Some(piece) = self
-            .piece(record.position)
-            .filter(|_| record.len <= MAX_LEN)
-        else {
-            return Err(bad(&Damage::Index.to_string()));
+        let is_within = record.len <= MAX_LEN && record.position < self.end().0;
+        let Some(piece) = self.piece(record.position).filter(|_| is_within) else {
+            return Err(bad(&format!(
+                "{}: {}",
+                logs.path().display(),
+                Damage::Index
+            )));
         };
         let file = self.file(piece.number).map_err(io)?;
         let offset = offset(&piece, record.position);

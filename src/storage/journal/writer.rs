@@ -101,9 +101,9 @@ impl Writer {
         self.shared.end().0
     }
 
-    /// One write, one fdatasync; then, in this order, indexes and the new end. A crash before the
-    /// sync is done leaves a torn tail or an unacknowledged group, one after it leaves indexes that
-    /// are short: recovery mends both.
+    /// One write, one fdatasync; then, in this order, the new end and the indexes. A crash before
+    /// the sync is done leaves a torn tail or an unacknowledged group, one after it leaves indexes
+    /// that are short: recovery mends both.
     fn write(&mut self, group: &[Frame]) -> Result<Position, StorageError> {
         let io = |e| storage_error(DOING, &e);
         let (mut buffer, start) = (std::mem::take(&mut self.buffer), self.end());
@@ -124,11 +124,11 @@ impl Writer {
             .write_all_at(&buffer, offset)
             .and_then(|()| self.file.sync_data())
             .map_err(io)?;
+        self.shared.end.store(start + len, Ordering::Release);
         for (log, records) in records {
             self.shared.indexes.append(log, &records).map_err(io)?;
         }
         self.group += 1;
-        self.shared.end.store(start + len, Ordering::Release);
         self.buffer = buffer;
         self.unsettled += len;
         if self.unsettled >= self.options.settle_bytes {

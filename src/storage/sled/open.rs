@@ -2,16 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::condition::{self, Condition};
 use super::{Opened, PATIENCE, SledOptions, SledState, caught};
 use crate::storage::StorageError;
 use crate::storage::durable::{self, Access, storage_error};
 
-/// Present while the store is open; holds the boot id.
-pub(super) const RUNNING: &str = "RUNNING";
 /// sled's file.
 const DB: &str = "db";
 /// How many folders that were set aside are kept.
@@ -31,7 +30,7 @@ pub(super) fn open_on(
     boot: &str,
 ) -> Result<(SledState, Opened), StorageError> {
     let io = |e| storage_error(DOING, &e);
-    let opened = match judge(dir, boot).map_err(io)? {
+    let opened = match condition::judge(dir, boot).map_err(io)? {
         Ok(opened) => opened,
         Err(why) => set_aside(dir, why).map_err(io)?,
     };
@@ -45,28 +44,12 @@ pub(super) fn open_on(
     }
 }
 
-/// Whether what is there can be trusted; the inner `Err` says why not.
-fn judge(dir: &Path, boot: &str) -> io::Result<Result<Opened, String>> {
-    let path = dir.join(RUNNING);
-    match std::fs::read(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Ok(Opened::Clean)),
-        Err(e) => Err(durable::at(&path, e)),
-        Ok(left) if !boot.is_empty() && left == boot.as_bytes() => Ok(Ok(Opened::AfterKill)),
-        Ok(left) => {
-            let left = String::from_utf8_lossy(&left).into_owned();
-            Ok(Err(format!(
-                "it was not closed before the machine stopped, or is damaged: {left:?}"
-            )))
-        }
-    }
-}
-
 /// Opens what is there. `Corrupt` if that cannot be done and a new store could.
 fn start(dir: &Path, options: SledOptions, boot: &str) -> Result<SledState, StorageError> {
     let io = |e| storage_error(DOING, &e);
     durable::create_dir_all(dir, Access::Owner).map_err(io)?;
     // Before sled writes its first byte.
-    durable::replace(&dir.join(RUNNING), boot.as_bytes(), Access::Owner).map_err(io)?;
+    Condition::Open(boot.to_owned()).store(dir).map_err(io)?;
     remove_unfinished_snapshots(dir).map_err(io)?;
     wait_for_lock(&dir.join(DB))?;
     let config = ::sled::Config::new()
@@ -83,7 +66,7 @@ fn start(dir: &Path, options: SledOptions, boot: &str) -> Result<SledState, Stor
             });
         }
     };
-    sync_files(dir).map_err(io)?;
+    condition::sync_files(dir).map_err(io)?;
     let file = File::open(dir.join(DB)).map_err(|e| io(durable::at(dir, e)))?;
     let is_poisoned = AtomicBool::new(false);
     Ok(SledState {
@@ -105,7 +88,7 @@ fn is_of_the_machine(kind: ErrorKind) -> bool {
 
 /// A kill or a full disk leaves these behind, and sled then takes itself for damaged.
 fn remove_unfinished_snapshots(dir: &Path) -> io::Result<()> {
-    for path in files(dir)? {
+    for path in condition::files(dir)? {
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
@@ -144,27 +127,6 @@ pub(super) fn lock_in_time(file: &File) -> bool {
         std::thread::sleep(PATIENCE / 500);
     }
     true
-}
-
-/// Syncs every file of the store, and their names.
-pub(super) fn sync_files(dir: &Path) -> io::Result<()> {
-    for path in files(dir)? {
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(|e| durable::at(&path, e))?;
-    }
-    durable::sync_dir(dir)
-}
-
-fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for found in std::fs::read_dir(dir).map_err(|e| durable::at(dir, e))? {
-        let found = found?;
-        if found.file_type()?.is_file() {
-            files.push(found.path());
-        }
-    }
-    Ok(files)
 }
 
 /// Renames the folder, so that its evidence is kept, and drops all but the newest of its kind.
