@@ -418,8 +418,45 @@ impl Node {
     }
 }
 
-/// Opens the ledger; a derived state that does not belong to the journal is set aside first.
+/// Opens the ledger of a data folder without serving it, as `hefu sync` and `hefu rebuild` do.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>>), NodeError> {
+    let credentials = Credentials::of(&config.tls)?;
+    let data = DataFolder::new(&config.node.data);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let registers = Arc::new(Reference::load(config)?.registers());
+    let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
+    let uplink = uplink(config, &credentials, &ledger, &clock)?;
+    Ok((ledger, uplink))
+}
+
+/// Opens the ledger; a derived state that does not belong to the journal is set aside, and derived again.
 async fn open_ledger(
+    config: &Config,
+    data: &DataFolder,
+    seed: [u8; 32],
+    rules: Arc<Registers>,
+    clock: Arc<dyn Clock>,
+) -> Result<Ledger, NodeError> {
+    let (again, again_clock) = (rules.clone(), clock.clone());
+    match try_open_ledger(config, data, seed, rules, clock).await {
+        Err(NodeError::Ledger(OpenError::StateAhead)) => {
+            let path = data.state();
+            tracing::warn!("the derived state does not belong to the journal; deriving it again");
+            let failed = |cause| NodeError::Data {
+                path: path.clone(),
+                cause,
+            };
+            durable::rename(&path, &data.set_aside()).map_err(failed)?;
+            try_open_ledger(config, data, seed, again, again_clock).await
+        }
+        opened => opened,
+    }
+}
+
+async fn try_open_ledger(
     config: &Config,
     data: &DataFolder,
     seed: [u8; 32],
@@ -451,19 +488,7 @@ async fn open_ledger(
             );
         })),
     };
-    match Ledger::open(options).await {
-        Err(OpenError::StateAhead) => {
-            let path = data.state();
-            tracing::warn!("the derived state does not belong to the journal; start again");
-            let failed = |cause| NodeError::Data {
-                path: path.clone(),
-                cause,
-            };
-            durable::rename(&path, &data.set_aside()).map_err(failed)?;
-            Err(OpenError::StateAhead.into())
-        }
-        opened => Ok(opened?),
-    }
+    Ok(Ledger::open(options).await?)
 }
 
 fn uplink(
