@@ -260,6 +260,16 @@ impl Node {
             let text = format!("{} is not the certificate of node {id}", holder.identity);
             return Err(TlsError::Setup(text).into());
         }
+        Self::assemble(config, &credentials, holder.end).await
+    }
+
+    /// Puts together what a node consists of, bottom up.
+    async fn assemble(
+        config: Config,
+        credentials: &Credentials,
+        certificate_end: Timestamp,
+    ) -> Result<Self, NodeError> {
+        let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
         let data = DataFolder::new(&config.node.data);
         let failed = |cause| NodeError::Data {
@@ -271,7 +281,7 @@ impl Node {
         let registers = Arc::new(reference.registers());
         let seed = data.load_seed()?;
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
-        let uplink = uplink(&config, &credentials, &ledger, &clock)?;
+        let uplink = uplink(&config, credentials, &ledger, &clock)?;
         let children = Arc::new(Children::default());
         let origin = ledger
             .log("")
@@ -291,7 +301,7 @@ impl Node {
             shared: shared.clone(),
             node: id.clone(),
             started: Timestamp::now(),
-            certificate_end: holder.end,
+            certificate_end,
             uplink: uplink.clone(),
             children: children.clone(),
             data: config.node.data.clone(),

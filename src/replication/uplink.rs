@@ -666,7 +666,7 @@ impl Session<'_> {
             _ => LinkState::Refused,
         };
         self.uplink.update(&refused.origin, |link| {
-            link.enter(state, &refused.message, now)
+            link.enter(state, &refused.message, now);
         });
         Ok(())
     }
