@@ -40,7 +40,7 @@ pub fn print(status: &node::GetStatusResponse) {
         println!("{rows}");
     }
     if !status.children.is_empty() {
-        let mut table = table(["child", "signed", "held", "cosigned", "lag", "state", "why"]);
+        let mut rows = table(["child", "signed", "held", "cosigned", "lag", "state", "why"]);
         for child in &status.children {
             rows.add_row([
                 child.node.clone(),
