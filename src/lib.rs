@@ -10,6 +10,7 @@ pub mod config;
 pub mod gateway;
 pub mod ledger;
 pub mod proto;
+pub mod replication;
 pub mod services;
 pub mod storage;
 pub mod types;
