@@ -16,8 +16,8 @@ pub(super) struct Lane {
     /// The next entry to send.
     next: u64,
     unanswered: VecDeque<Sent>,
-    /// Where to go on once everything is answered.
-    resume: Option<u64>,
+    /// Whether the parent stands elsewhere: to be asked again once everything is answered.
+    astray: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Lane {
             stage: Stage::Offered,
             next: 0,
             unanswered: VecDeque::new(),
-            resume: None,
+            astray: false,
         }
     }
 
@@ -63,7 +63,7 @@ impl Lane {
     pub fn wants(&self, size: u64) -> Option<u64> {
         let bytes: usize = self.unanswered.iter().map(|sent| sent.bytes).sum();
         let room = self.unanswered.len() < WINDOW_BATCHES && bytes < WINDOW_BYTES;
-        let may = self.stage == Stage::Open && self.resume.is_none() && room;
+        let may = self.stage == Stage::Open && !self.astray && room;
         (may && self.next < size).then_some(self.next)
     }
 
@@ -84,26 +84,25 @@ impl Lane {
 
     /// The oldest batch is answered; `None` where there is none.
     pub fn answered(&mut self) -> Option<Sent> {
-        let sent = self.unanswered.pop_front();
-        self.turn();
-        sent
+        self.unanswered.pop_front()
     }
 
-    /// Goes on at `size` once everything is answered.
-    pub fn resume(&mut self, size: u64) {
-        self.resume = Some(size);
-        self.turn();
+    /// The parent stands elsewhere than a batch began.
+    pub fn stray(&mut self) {
+        self.astray = true;
     }
 
+    /// Whether it is time to ask the parent again where it stands. Told once.
+    pub fn asks_again(&mut self) -> bool {
+        let now = self.astray && self.unanswered.is_empty() && self.stage == Stage::Open;
+        if now {
+            (self.stage, self.astray) = (Stage::Offered, false);
+        }
+        now
+    }
+
+    /// Whether the parent owes an answer.
     pub fn waits(&self) -> bool {
         self.stage == Stage::Offered || !self.unanswered.is_empty()
-    }
-
-    fn turn(&mut self) {
-        if self.unanswered.is_empty()
-            && let Some(size) = self.resume.take()
-        {
-            self.next = size;
-        }
     }
 }

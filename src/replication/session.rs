@@ -277,7 +277,10 @@ impl Session {
         match response.message {
             Some(Response::Welcome(welcome)) => self.welcomed(welcome).await,
             Some(Response::Cosigned(cosigned)) => self.cosigned(&cosigned),
-            Some(Response::Refused(refused)) => self.refused(&refused),
+            Some(Response::Refused(refused)) => {
+                self.refused(&refused);
+                Ok(())
+            }
             // A later version's message: what matters to this one is sent as this one knows it.
             None => Ok(()),
         }
@@ -466,6 +469,7 @@ impl Session {
         }
         self.progress = true;
         self.queue(view.log, receipt);
+        self.ask_again(&view);
         Ok(())
     }
 
@@ -491,28 +495,32 @@ impl Session {
         }
     }
 
-    fn refused(&mut self, refused: &pb::Refused) -> Result<(), LinkError> {
+    fn refused(&mut self, refused: &pb::Refused) {
         let Some(view) = self.known(&refused.origin) else {
-            return Ok(());
+            return;
         };
-        let Some(lane) = self.lanes.get_mut(&view.log) else {
-            return Ok(());
-        };
-        let sent = lane.answered();
-        match refused.reason() {
-            ErrorReason::IndexOutOfRange if refused.size <= view.tree.size() => {
-                if sent.is_some_and(|sent| sent.start == refused.size) {
-                    let text = "it refuses a batch that starts where it stands";
-                    return Err(LinkError::Protocol(text.to_owned()));
+        let sent = self.lanes.get_mut(&view.log).and_then(Lane::answered);
+        match (refused.reason(), sent) {
+            (ErrorReason::IndexOutOfRange, Some(sent)) if sent.start != refused.size => {
+                if let Some(lane) = self.lanes.get_mut(&view.log) {
+                    lane.stray();
                 }
-                lane.resume(refused.size);
+                self.ask_again(&view);
             }
-            ErrorReason::LogForked => {
+            (ErrorReason::LogForked, _) => {
                 self.stop(view.log, LinkState::Quarantined, &refused.message);
             }
             _ => self.stop(view.log, LinkState::Refused, &refused.message),
         }
-        Ok(())
+    }
+
+    /// Offers a log anew where another connection has carried it further: the Welcome brings the parent's
+    /// cosignature of what it holds.
+    fn ask_again(&mut self, view: &LogView) {
+        if self.lanes.get_mut(&view.log).is_some_and(Lane::asks_again) {
+            let log = Some(self.offer(view));
+            self.outbox.push_back(Request::Offer(pb::Offer { log }));
+        }
     }
 
     // What is kept.

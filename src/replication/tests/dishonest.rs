@@ -24,15 +24,27 @@ fn entries(numbers: std::ops::Range<usize>) -> Vec<Bytes> {
 }
 
 fn key_of(node: &str, seed: u8) -> NodeKey {
-    let (origin, name) = (format!("nantong.gov.cn/{node}/00000009"), format!("nantong.gov.cn/{node}"));
+    let (origin, name) = (
+        format!("nantong.gov.cn/{node}/00000009"),
+        format!("nantong.gov.cn/{node}"),
+    );
     NodeKey::new(&[seed; 32], &origin, &name)
 }
 
 impl Forger {
     /// Connects as `qidong`, and offers its log as it is.
     async fn connect(parent: &Node, log: Vec<Bytes>) -> (Self, Response) {
-        let link = join(parent.mirror(), "qidong".parse().unwrap(), usize::MAX, usize::MAX);
-        let mut forger = Self { link, key: key_of("qidong", 1), log };
+        let link = join(
+            parent.mirror(),
+            "qidong".parse().unwrap(),
+            usize::MAX,
+            usize::MAX,
+        );
+        let mut forger = Self {
+            link,
+            key: key_of("qidong", 1),
+            log,
+        };
         let offer = forger.offer(&forger.log);
         let answer = forger.ask(hello(vec![offer])).await;
         (forger, answer)
@@ -44,7 +56,11 @@ impl Forger {
             tree.push(crate::ledger::merkle::leaf_hash(entry), |_| ());
         }
         let origin = self.key.log_key().name().to_owned();
-        self.key.sign(&Checkpoint { origin, size: tree.size(), root: tree.root() })
+        self.key.sign(&Checkpoint {
+            origin,
+            size: tree.size(),
+            root: tree.root(),
+        })
     }
 
     fn offer(&self, entries: &[Bytes]) -> pb::LogOffer {
@@ -67,13 +83,20 @@ impl Forger {
 
     async fn ask(&mut self, message: Request) -> Response {
         let message = Some(message);
-        self.link.up.send(pb::ReplicateRequest { message }).await.unwrap();
+        self.link
+            .up
+            .send(pb::ReplicateRequest { message })
+            .await
+            .unwrap();
         self.hear().await.unwrap()
     }
 
     async fn hear(&mut self) -> Result<Response, LinkError> {
         let heard = tokio::time::timeout(LONG, self.link.down.next()).await;
-        heard.unwrap().unwrap().map(|response| response.message.unwrap())
+        heard
+            .unwrap()
+            .unwrap()
+            .map(|response| response.message.unwrap())
     }
 
     async fn send(&mut self, batch: pb::Batch) -> Response {
@@ -82,19 +105,27 @@ impl Forger {
 }
 
 fn hello(logs: Vec<pb::LogOffer>) -> Request {
-    Request::Hello(pb::Hello { version_min: 1, version_max: 1, logs })
+    Request::Hello(pb::Hello {
+        version_min: 1,
+        version_max: 1,
+        logs,
+    })
 }
 
 #[track_caller]
 fn refused(answer: &Response) -> (ErrorReason, u64) {
-    let Response::Refused(refused) = answer else { panic!("{answer:?}") };
+    let Response::Refused(refused) = answer else {
+        panic!("{answer:?}")
+    };
     assert!(!refused.message.is_empty());
     (refused.reason(), refused.size)
 }
 
 #[track_caller]
 fn cosigned(answer: &Response) -> u64 {
-    let Response::Cosigned(cosigned) = answer else { panic!("{answer:?}") };
+    let Response::Cosigned(cosigned) = answer else {
+        panic!("{answer:?}")
+    };
     cosigned.size
 }
 
@@ -135,7 +166,10 @@ async fn a_rewritten_log_is_quarantined() {
     let (forger, answer) = Forger::connect(&city, entries(0..20)).await;
     assert!(matches!(answer, Response::Welcome(welcome) if welcome.logs.is_empty()));
     assert_eq!(held(&city, &forger), (10, true));
-    assert_eq!(city.child_of(forger.key.log_key().name()).state, LinkState::Quarantined);
+    assert_eq!(
+        city.child_of(forger.key.log_key().name()).state,
+        LinkState::Quarantined
+    );
     others_go_on(&city).await;
 }
 
@@ -144,7 +178,10 @@ async fn a_fork_that_is_offered_is_quarantined() {
     let (city, _) = scene().await;
     let (mut forger, answer) = Forger::connect(&city, entries(1..8)).await;
     assert!(matches!(answer, Response::Welcome(welcome) if welcome.logs.is_empty()));
-    assert_eq!(refused(&forger.hear().await.unwrap()).0, ErrorReason::LogForked);
+    assert_eq!(
+        refused(&forger.hear().await.unwrap()).0,
+        ErrorReason::LogForked
+    );
     assert_eq!(held(&city, &forger), (10, true));
     others_go_on(&city).await;
 }
@@ -165,7 +202,9 @@ async fn a_truncated_log_that_grew_again_is_quarantined() {
 async fn a_shorter_copy_is_told_where_the_parent_stands() {
     let (city, _) = scene().await;
     let (forger, answer) = Forger::connect(&city, entries(0..5)).await;
-    let Response::Welcome(welcome) = answer else { panic!("{answer:?}") };
+    let Response::Welcome(welcome) = answer else {
+        panic!("{answer:?}")
+    };
     assert_eq!(welcome.logs[0].size, 10);
     let note: Note = welcome.logs[0].cosigned.parse().unwrap();
     assert_eq!(note.verify_log(forger.key.log_key()).unwrap().size, 10);
@@ -185,7 +224,11 @@ async fn reordered_entries_are_quarantined() {
 #[tokio::test]
 async fn gaps_and_replays_are_told_where_to_go_on() {
     let (city, mut forger) = scene().await;
-    for batch in [forger.batch(12..15), forger.batch(0..10), forger.batch(4..8)] {
+    for batch in [
+        forger.batch(12..15),
+        forger.batch(0..10),
+        forger.batch(4..8),
+    ] {
         let answer = forger.send(batch).await;
         assert_eq!(refused(&answer), (ErrorReason::IndexOutOfRange, 10));
     }
@@ -198,7 +241,11 @@ async fn gaps_and_replays_are_told_where_to_go_on() {
 async fn what_does_not_fit_is_refused_and_held_against_nobody() {
     let (city, mut forger) = scene().await;
     let good = forger.batch(10..14);
-    let stranger = Forger { key: key_of("qidong", 2), log: forger.log.clone(), ..scene().await.1 };
+    let stranger = Forger {
+        key: key_of("qidong", 2),
+        log: forger.log.clone(),
+        ..scene().await.1
+    };
     let mut wrong_signature = good.clone();
     wrong_signature.checkpoint = stranger.note(&forger.log[..14]);
     let mut other_size = good.clone();
@@ -206,18 +253,29 @@ async fn what_does_not_fit_is_refused_and_held_against_nobody() {
     let mut no_note = good.clone();
     no_note.checkpoint = "hello".to_owned();
     let mut long_note = good.clone();
-    long_note.checkpoint.push_str(&"\u{2014} x AAAAAAAA\n".repeat(100));
+    long_note
+        .checkpoint
+        .push_str(&"\u{2014} x AAAAAAAA\n".repeat(100));
     let mut wraps = good.clone();
     wraps.start = u64::MAX;
     for batch in [wrong_signature, other_size, no_note, long_note, wraps] {
-        assert_eq!(refused(&forger.send(batch).await).0, ErrorReason::CheckpointInvalid);
+        assert_eq!(
+            refused(&forger.send(batch).await).0,
+            ErrorReason::CheckpointInvalid
+        );
     }
     let mut wrong_origin = good.clone();
     wrong_origin.origin = "nantong.gov.cn/rugao/00000001".to_owned();
-    assert_eq!(refused(&forger.send(wrong_origin).await).0, ErrorReason::LogNotFound);
+    assert_eq!(
+        refused(&forger.send(wrong_origin).await).0,
+        ErrorReason::LogNotFound
+    );
     let mut empty = good.clone();
     empty.entries.clear();
-    assert_eq!(refused(&forger.send(empty).await).0, ErrorReason::RequestMalformed);
+    assert_eq!(
+        refused(&forger.send(empty).await).0,
+        ErrorReason::RequestMalformed
+    );
     assert_eq!(held(&city, &forger), (10, false));
     assert_eq!(cosigned(&forger.send(good).await), 14);
 }
@@ -227,11 +285,17 @@ async fn batches_keep_to_their_limits() {
     let city = Node::top("nantong").await;
     let (mut forger, _) = Forger::connect(&city, entries(0..1_100)).await;
     let batch = forger.batch(0..1_025);
-    assert_eq!(refused(&forger.send(batch).await).0, ErrorReason::MessageTooLarge);
+    assert_eq!(
+        refused(&forger.send(batch).await).0,
+        ErrorReason::MessageTooLarge
+    );
     let large = || Bytes::from(vec![7; MAX_BATCH_BYTES / 2 + 1]);
     forger.log = vec![large(), large(), Bytes::from(vec![7; MAX_BATCH_BYTES + 1])];
     let batch = forger.batch(0..2);
-    assert_eq!(refused(&forger.send(batch).await).0, ErrorReason::MessageTooLarge);
+    assert_eq!(
+        refused(&forger.send(batch).await).0,
+        ErrorReason::MessageTooLarge
+    );
     for at in 0..3 {
         let batch = forger.batch(at..at + 1);
         assert_eq!(cosigned(&forger.send(batch).await), at as u64 + 1);
@@ -242,24 +306,54 @@ async fn batches_keep_to_their_limits() {
 async fn the_first_log_must_be_the_childs_own() {
     let city = Node::top("nantong").await;
     let (mut forger, _) = Forger::connect(&city, entries(0..1)).await;
-    forger.link = join(city.mirror(), "rugao".parse().unwrap(), usize::MAX, usize::MAX);
+    forger.link = join(
+        city.mirror(),
+        "rugao".parse().unwrap(),
+        usize::MAX,
+        usize::MAX,
+    );
     let offer = forger.offer(&forger.log);
     let message = Some(hello(vec![offer]));
-    forger.link.up.send(pb::ReplicateRequest { message }).await.unwrap();
+    forger
+        .link
+        .up
+        .send(pb::ReplicateRequest { message })
+        .await
+        .unwrap();
     let error = forger.hear().await.unwrap_err();
-    assert!(error.to_string().contains("must be the child's own"), "{error}");
+    assert!(
+        error.to_string().contains("must be the child's own"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn an_unknown_protocol_version_is_refused() {
     let city = Node::top("nantong").await;
     let (mut forger, _) = Forger::connect(&city, entries(0..1)).await;
-    forger.link = join(city.mirror(), "qidong".parse().unwrap(), usize::MAX, usize::MAX);
+    forger.link = join(
+        city.mirror(),
+        "qidong".parse().unwrap(),
+        usize::MAX,
+        usize::MAX,
+    );
     let logs = vec![forger.offer(&forger.log)];
-    let message = Some(Request::Hello(pb::Hello { version_min: 2, version_max: 3, logs }));
-    forger.link.up.send(pb::ReplicateRequest { message }).await.unwrap();
+    let message = Some(Request::Hello(pb::Hello {
+        version_min: 2,
+        version_max: 3,
+        logs,
+    }));
+    forger
+        .link
+        .up
+        .send(pb::ReplicateRequest { message })
+        .await
+        .unwrap();
     let error = forger.hear().await.unwrap_err();
-    assert!(error.to_string().contains("PROTOCOL_UNSUPPORTED"), "{error}");
+    assert!(
+        error.to_string().contains("PROTOCOL_UNSUPPORTED"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -269,14 +363,20 @@ async fn nobody_brings_logs_of_others() {
     assert_eq!(rugao.sync().await, SyncEnd::Complete);
     let offer = |node: &str, seed: u8| {
         let key = key_of(node, seed);
-        let fake = Forger { key, log: Vec::new(), link: join_nobody() };
+        let fake = Forger {
+            key,
+            log: Vec::new(),
+            link: join_nobody(),
+        };
         fake.offer(&[])
     };
     let mut foreign = offer("haian", 5);
     foreign.origin = "wuxi.gov.cn/haian/00000009".to_owned();
     let mut known = offer("x", 6);
     known.origin = rugao.origin();
-    known.verifier_key = NodeKey::new(&[9; 32], &rugao.origin(), "x").log_key().to_string();
+    known.verifier_key = NodeKey::new(&[9; 32], &rugao.origin(), "x")
+        .log_key()
+        .to_string();
     known.checkpoint = String::new();
     let cases = [
         (offer("rugao", 3), ErrorReason::CheckpointInvalid),
@@ -297,7 +397,10 @@ async fn nobody_brings_logs_of_others() {
 }
 
 fn join_nobody() -> Link {
-    Link { up: mpsc::channel(1).0, down: futures::stream::pending().boxed() }
+    Link {
+        up: mpsc::channel(1).0,
+        down: futures::stream::pending().boxed(),
+    }
 }
 
 #[tokio::test]
@@ -307,10 +410,16 @@ async fn a_relay_that_spoils_entries_does_not_quarantine_their_origin() {
     forger.key = below;
     forger.log = entries(0..6);
     let log = Some(forger.offer(&forger.log));
-    assert!(matches!(forger.ask(Request::Offer(pb::Offer { log })).await, Response::Welcome(_)));
+    assert!(matches!(
+        forger.ask(Request::Offer(pb::Offer { log })).await,
+        Response::Welcome(_)
+    ));
     let mut spoilt = forger.batch(0..4);
     spoilt.entries[2] = Bytes::from_static(b"spoilt");
-    assert_eq!(refused(&forger.send(spoilt).await).0, ErrorReason::CheckpointInvalid);
+    assert_eq!(
+        refused(&forger.send(spoilt).await).0,
+        ErrorReason::CheckpointInvalid
+    );
     assert_eq!(held(&city, &forger), (0, false));
     let batch = forger.batch(0..6);
     assert_eq!(cosigned(&forger.send(batch).await), 6);

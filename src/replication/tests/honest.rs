@@ -18,7 +18,10 @@ async fn a_county_brings_its_city_up_to_date() {
     assert_eq!((status.lag(), status.state), (0, LinkState::Current));
     assert!(status.cosigned_time.is_some());
     let child = city.child_of(&origin);
-    assert_eq!((child.node.as_str(), child.signed_size, child.size), ("qidong", 3_000, 3_000));
+    assert_eq!(
+        (child.node.as_str(), child.signed_size, child.size),
+        ("qidong", 3_000, 3_000)
+    );
     assert_eq!((child.lag(), child.state), (0, LinkState::Current));
     county.submit(3_000..3_001).await;
     assert_eq!(county.sync().await, SyncEnd::Complete);
@@ -33,8 +36,10 @@ async fn the_cosignature_proves_what_the_city_holds() {
     assert_eq!(county.sync().await, SyncEnd::Complete);
     let kept = county.ledger.cosignatures(LogNo::OWN).unwrap().remove(0);
     assert_eq!((kept.node.as_str(), kept.size), ("nantong", 5));
-    let (note, key): (Note, VerifierKey) =
-        (kept.note.parse().unwrap(), kept.verifier_key.parse().unwrap());
+    let (note, key): (Note, VerifierKey) = (
+        kept.note.parse().unwrap(),
+        kept.verifier_key.parse().unwrap(),
+    );
     note.verify_cosignature(&key).unwrap();
     let signed = note.verify_log(county.ledger.key().log_key()).unwrap();
     assert_eq!(signed.root, county.ledger.log("").unwrap().tree.root());
@@ -56,7 +61,10 @@ async fn what_was_cosigned_is_known_after_a_restart() {
     assert!(status.reason.contains("it is down"), "{}", status.reason);
     let city = city.restart().await;
     let child = city.child_of(&county.origin());
-    assert_eq!((child.size, child.heard.is_some()), (10, child.state != LinkState::Disconnected));
+    assert_eq!(
+        (child.size, child.heard.is_some()),
+        (10, child.state != LinkState::Disconnected)
+    );
     assert_eq!(county.sync().await, SyncEnd::Complete);
     same(&county, &city, &county.origin());
 }
@@ -70,9 +78,14 @@ async fn the_provinces_cosignature_reaches_the_county() {
     city.submit(0..30).await;
     let size = |node: &Node, by: &str| {
         let kept = node.ledger.cosignatures(LogNo::OWN).unwrap().into_iter();
-        kept.filter(|c| c.node == by).map(|c| c.size).max().unwrap_or(0)
+        kept.filter(|c| c.node == by)
+            .map(|c| c.size)
+            .max()
+            .unwrap_or(0)
     };
-    county.until(|n| size(n, "nantong") == 700 && size(n, "jiangsu") == 700).await;
+    county
+        .until(|n| size(n, "nantong") == 700 && size(n, "jiangsu") == 700)
+        .await;
     city.until(|n| size(n, "jiangsu") == 30).await;
     for origin in [county.origin(), city.origin()] {
         same(&city, &province, &origin);
@@ -84,7 +97,10 @@ async fn the_provinces_cosignature_reaches_the_county() {
     county.until(|n| size(n, "jiangsu") == 701).await;
     let key = province.ledger.key().cosigner_key().to_string();
     let kept = county.ledger.cosignatures(LogNo::OWN).unwrap();
-    assert!(kept.iter().any(|c| c.node == "jiangsu" && c.verifier_key == key));
+    assert!(
+        kept.iter()
+            .any(|c| c.node == "jiangsu" && c.verifier_key == key)
+    );
 }
 
 #[tokio::test]
@@ -93,12 +109,17 @@ async fn on_demand_it_connects_only_for_a_sync() {
     let county = Node::on(Disk::new("qidong"), &city, false).await;
     county.board.met().await;
     county.submit(0..50).await;
-    county.until(|n| n.uplink_of(&n.origin()).reason.contains("on demand")).await;
+    county
+        .until(|n| n.uplink_of(&n.origin()).reason.contains("on demand"))
+        .await;
     assert_eq!(county.uplink_of(&county.origin()).lag(), 50);
     assert_eq!(county.sync().await, SyncEnd::Complete);
     same(&county, &city, &county.origin());
-    county.until(|n| n.uplink_of(&n.origin()).state == LinkState::Disconnected).await;
-    city.until(|n| n.child_of(&county.origin()).state == LinkState::Disconnected).await;
+    county
+        .until(|n| n.uplink_of(&n.origin()).state == LinkState::Disconnected)
+        .await;
+    city.until(|n| n.child_of(&county.origin()).state == LinkState::Disconnected)
+        .await;
 }
 
 #[tokio::test]
@@ -129,7 +150,9 @@ async fn a_full_parent_takes_nothing_and_goes_on_later() {
     let county = Node::below("qidong", &city).await;
     city.ledger.set_intake(Intake::Full);
     county.submit(0..10).await;
-    county.until(|n| n.uplink_of(&n.origin()).reason.contains("STORAGE_FULL")).await;
+    county
+        .until(|n| n.uplink_of(&n.origin()).reason.contains("STORAGE_FULL"))
+        .await;
     assert_eq!(county.uplink_of(&county.origin()).lag(), 10);
     city.ledger.set_intake(Intake::Open);
     assert_eq!(county.sync().await, SyncEnd::Complete);
@@ -141,7 +164,10 @@ async fn two_connections_of_one_child_do_no_harm() {
     let city = Node::top("nantong").await;
     let county = Node::below("qidong", &city).await;
     let wire = county.wire.clone().unwrap();
-    let options = UplinkOptions { continuous: true, ..UplinkOptions::default() };
+    let options = UplinkOptions {
+        continuous: true,
+        ..UplinkOptions::default()
+    };
     let second = Uplink::new(county.board.clone(), Arc::new(wire), options).unwrap();
     tokio::spawn(second.run(county.shutdown.clone()));
     for part in 0..20 {
@@ -161,5 +187,8 @@ async fn a_relay_joins_small_batches_into_large_ones() {
     }
     let view = city.ledger.log(&county.origin()).unwrap();
     let batch = super::batch::cut(&city.ledger, &view, 3).unwrap().unwrap();
-    assert_eq!((batch.message.entries.len(), batch.checkpoint.size), (37, 40));
+    assert_eq!(
+        (batch.message.entries.len(), batch.checkpoint.size),
+        (37, 40)
+    );
 }

@@ -29,7 +29,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 async fn restart(nodes: Vec<Node>, which: usize) -> Vec<Node> {
     let mut after = Vec::new();
     for (at, node) in nodes.into_iter().enumerate() {
-        after.push(if at == which { node.restart().await } else { node });
+        after.push(if at == which {
+            node.restart().await
+        } else {
+            node
+        });
     }
     after
 }
@@ -63,7 +67,12 @@ async fn play(steps: Vec<Step>) {
     same(&nodes[2], &nodes[1], &nodes[2].origin());
     same(&nodes[1], &nodes[0], &nodes[2].origin());
     same(&nodes[1], &nodes[0], &nodes[1].origin());
-    for status in nodes[1].board.uplinks().iter().chain(&nodes[2].board.uplinks()) {
+    for status in nodes[1]
+        .board
+        .uplinks()
+        .iter()
+        .chain(&nodes[2].board.uplinks())
+    {
         assert!(status.cosigned <= status.size, "{status:?}");
     }
     for node in &mut nodes {

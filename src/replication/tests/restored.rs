@@ -23,11 +23,21 @@ async fn a_restored_child_is_stopped_before_it_forks() {
     assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
     let status = restored.uplink_of(&restored.origin());
     assert_eq!(status.state, LinkState::Refused);
-    assert!(status.reason.contains("restored from an old copy"), "{}", status.reason);
+    assert!(
+        status.reason.contains("restored from an old copy"),
+        "{}",
+        status.reason
+    );
     let end = restored.sync().await;
-    assert!(matches!(end, SyncEnd::Complete | SyncEnd::Refused(_)), "{end:?}");
+    assert!(
+        matches!(end, SyncEnd::Complete | SyncEnd::Refused(_)),
+        "{end:?}"
+    );
     // The log is not held against it: once it has its entries again, it goes on.
-    assert_eq!(city.ledger.log(&restored.origin()).unwrap().quarantined, None);
+    assert_eq!(
+        city.ledger.log(&restored.origin()).unwrap().quarantined,
+        None
+    );
     let mut restored = restored;
     restored.stop().await;
     let whole = Node::on(county.disk.clone(), &city, true).await;
@@ -40,7 +50,9 @@ async fn a_restored_child_is_stopped_before_it_forks() {
 async fn intake_opens_again_once_the_log_fits() {
     let (mut city, county, _) = replicated(10).await;
     city.stop().await;
-    county.ledger.set_intake(Intake::BehindParent(String::new()));
+    county
+        .ledger
+        .set_intake(Intake::BehindParent(String::new()));
     let city = city.restart().await;
     let mut intake = county.ledger.intake();
     let open = intake.wait_for(|intake| *intake == Intake::Open);
@@ -58,17 +70,25 @@ async fn a_restored_child_that_grew_is_found_out_and_others_go_on() {
     away.stop().await;
     let forked = Node::on(away.disk.clone(), &city, true).await;
     let origin = forked.origin();
-    city.until(|n| n.child_of(&origin).state == LinkState::Quarantined).await;
-    forked.until(|n| n.uplink_of(&origin).state == LinkState::Quarantined).await;
+    city.until(|n| n.child_of(&origin).state == LinkState::Quarantined)
+        .await;
+    forked
+        .until(|n| n.uplink_of(&origin).state == LinkState::Quarantined)
+        .await;
     let intake = forked.ledger.intake().borrow().clone();
     assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
     let view = city.ledger.log(&origin).unwrap();
     assert_eq!(view.tree.size(), 10);
-    let evidence = city.ledger.state().get(&crate::ledger::keys::evidence(view.log));
+    let evidence = city
+        .ledger
+        .state()
+        .get(&crate::ledger::keys::evidence(view.log));
     let evidence = evidence.unwrap().unwrap();
     let evidence: crate::proto::ledger::v1::Evidence = prost::Message::decode(evidence).unwrap();
-    let (held, offered): (Note, Note) =
-        (evidence.held.parse().unwrap(), evidence.offered.parse().unwrap());
+    let (held, offered): (Note, Note) = (
+        evidence.held.parse().unwrap(),
+        evidence.offered.parse().unwrap(),
+    );
     let held = held.verify_log(&view.key).unwrap();
     let offered = offered.verify_log(&view.key).unwrap();
     assert_eq!((held.size, offered.size), (10, 10));
