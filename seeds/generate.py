@@ -26,7 +26,7 @@ MEASURE = (["name", "risk", "measure_class", "description"]
            + headed("responsible_unit", registers.UNIT)
            + ["cycle_days", "due_time", "funds_fen", "evidence", "state", "note"])
 INCIDENT = (["name", "title", "report.kind", "report.number", "report.signed_off_by",
-             "report.correction_reason", "event_class", "event_type.scheme", "event_type.code"]
+             "report.correction_reason", "report.after_final", "event_class", "event_type.scheme", "event_type.code"]
             + headed("place", registers.PLACE) + headed("unit", registers.UNIT)
             + ["occurred_time", "informed_time", "received_time", "forwarded_time", "course"]
             + headed("casualties", registers.PEOPLE) + ["direct_loss_fen", "measures_taken", "note"])

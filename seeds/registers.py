@@ -182,10 +182,11 @@ def incidents(world):
         name = f"agencies/{agency}/incidents/I-2024-{numbers[agency]:03d}"
         row = first_report(world, owners[agency], name, case)
         firsts.append(row)
-        number = 0
+        number, final = 0, False
         for change in case["later"]:
             number += change["kind"] == "FOLLOW_UP"
-            row = later_report(row, change, number)
+            row = later_report(row, change, number, final)
+            final |= change["kind"] == "FINAL"
             laters.append(row)
     return firsts, laters
 
@@ -207,11 +208,11 @@ def first_report(world, node, name, case):
     return row | under("unit", {}, UNIT) | under("place", world.area(node, case["town"]), PLACE)
 
 
-def later_report(row, change, number):
+def later_report(row, change, number, final):
     """The next whole report: the one before it with what changed."""
     kind = change["kind"]
     heading = {"FOLLOW_UP": f"续报{NUMERALS[number]}", "FINAL": "终报", "CORRECTION": "更正"}[kind]
-    row = row | report(kind, number if kind == "FOLLOW_UP" else 0, change.get("reason", ""))
+    row = row | report(kind, number, change.get("reason", ""), final)
     row |= losses(change)
     row["course"] += f"【{heading}】{change['text']}"
     if "taken" in change:
@@ -221,9 +222,9 @@ def later_report(row, change, number):
     return row
 
 
-def report(kind, number, reason=""):
+def report(kind, number, reason="", after_final=False):
     return {"report.kind": kind, "report.number": number, "report.signed_off_by": SIGNED[kind],
-            "report.correction_reason": reason}
+            "report.correction_reason": reason, "report.after_final": "true" if after_final else ""}
 
 
 def times(case):

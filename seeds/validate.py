@@ -174,9 +174,12 @@ def report_faults(files):
     faults, stage, number = [], {}, Counter()
     for row in files["incidents.csv"] + files["incident-follow-ups.csv"]:
         name, kind = row["name"], row["report.kind"]
-        if not report_fits(stage.get(name), kind, int(row["report.number"]), number[name] + 1):
-            faults.append(f"{name}: {kind} {row['report.number']} does not follow")
         number[name] += kind == "FOLLOW_UP"
+        if not report_fits(stage.get(name), kind) or int(row["report.number"]) != number[name]:
+            faults.append(f"{name}: {kind} {row['report.number']} does not follow")
+        after_final = kind == "CORRECTION" and stage.get(name) == "FINAL"
+        if (row["report.after_final"] == "true") != after_final:
+            faults.append(f"{name}: after_final belongs to a correction of a final report")
         if kind != "CORRECTION":
             stage[name] = kind
         if (kind == "CORRECTION") != bool(row["report.correction_reason"]):
@@ -186,14 +189,12 @@ def report_faults(files):
     return faults + [f"incidents.csv: {title} stands twice" for title, n in titles.items() if n > 1]
 
 
-def report_fits(stage, kind, number, expected):
+def report_fits(stage, kind):
     if kind == "FIRST":
-        return stage is None and number == 0
-    if kind == "FOLLOW_UP":
-        return stage in ("FIRST", "FOLLOW_UP") and number == expected
-    if kind == "FINAL":
-        return stage in ("FIRST", "FOLLOW_UP") and number == 0
-    return stage is not None and number == 0
+        return stage is None
+    if kind in ("FOLLOW_UP", "FINAL"):
+        return stage in ("FIRST", "FOLLOW_UP")
+    return stage is not None
 
 
 def time_faults(row):

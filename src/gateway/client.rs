@@ -68,7 +68,9 @@ impl Dialer {
             .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
             .map_err(setup)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
     /// A dialer that shows the credentials in these files.
@@ -76,7 +78,11 @@ impl Dialer {
     /// # Errors
     /// [`DialError::Tls`].
     pub fn from_files(files: &ClientFiles) -> Result<Self, DialError> {
-        Self::new(&Credentials::load(&files.certificate, &files.key, &files.roots)?)
+        Self::new(&Credentials::load(
+            &files.certificate,
+            &files.key,
+            &files.roots,
+        )?)
     }
 
     /// Connects to `server`, and again whenever the connection is lost. With `expected`, the server's
@@ -105,10 +111,20 @@ impl Dialer {
     ) -> Result<Connector, DialError> {
         let bad = || DialError::BadAddress(server.to_owned());
         let uri: http::Uri = server.parse().map_err(|_| bad())?;
-        let host = uri.host().ok_or_else(bad)?.trim_matches(['[', ']']).to_owned();
+        let host = uri
+            .host()
+            .ok_or_else(bad)?
+            .trim_matches(['[', ']'])
+            .to_owned();
         let port = uri.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
-        Ok(Connector { tls: self.config.clone().into(), name, host, port, expected })
+        Ok(Connector {
+            tls: self.config.clone().into(),
+            name,
+            host,
+            port,
+            expected,
+        })
     }
 }
 
@@ -150,7 +166,9 @@ impl Connector {
             if let Some((domain, node)) = &connector.expected {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let found = chain.first().map(|first| holder(first, domain));
-                let found = found.and_then(Result::ok).map(|holder| holder.identity.role);
+                let found = found
+                    .and_then(Result::ok)
+                    .map(|holder| holder.identity.role);
                 if found.as_ref() != Some(&Role::Node(node.clone())) {
                     let text = format!("the server's certificate is not that of node {node}");
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));

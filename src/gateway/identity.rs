@@ -42,8 +42,12 @@ pub fn holder(
 ) -> Result<Holder, IdentityError> {
     let (_, parsed) =
         X509Certificate::from_der(certificate).map_err(|_| IdentityError::Unreadable)?;
-    let names = parsed.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
-    let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|_| IdentityError::Unreadable)?;
+    let names = names
+        .map(|names| names.value.general_names.as_slice())
+        .unwrap_or_default();
     let uris: Vec<&str> = names
         .iter()
         .filter_map(|name| match name {
@@ -51,11 +55,16 @@ pub fn holder(
             _ => None,
         })
         .collect();
-    let [uri] = uris.as_slice() else { return Err(IdentityError::NotOne(uris.len())) };
+    let [uri] = uris.as_slice() else {
+        return Err(IdentityError::NotOne(uris.len()));
+    };
     let identity: Identity = uri.parse().map_err(IdentityError::BadUri)?;
     if identity.domain != *domain {
         return Err(IdentityError::Foreign(identity.domain));
     }
     let end = Timestamp::from_second(parsed.validity().not_after.timestamp());
-    Ok(Holder { identity, end: end.map_err(|_| IdentityError::Unreadable)? })
+    Ok(Holder {
+        identity,
+        end: end.map_err(|_| IdentityError::Unreadable)?,
+    })
 }

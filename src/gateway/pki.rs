@@ -69,9 +69,20 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
-        write(&folder.join("ca.key"), &key.serialize_pem(), durable::Access::Owner)?;
-        write(&folder.join("ca.pem"), &certificate.pem(), durable::Access::Everyone)?;
-        Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
+        write(
+            &folder.join("ca.key"),
+            &key.serialize_pem(),
+            durable::Access::Owner,
+        )?;
+        write(
+            &folder.join("ca.pem"),
+            &certificate.pem(),
+            durable::Access::Everyone,
+        )?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Opens an authority that exists.
@@ -85,7 +96,10 @@ impl Authority {
         };
         let (certificate, key) = (read("ca.pem")?, KeyPair::from_pem(&read("ca.key")?)?);
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
-        Ok(Self { folder: folder.to_owned(), issuer })
+        Ok(Self {
+            folder: folder.to_owned(),
+            issuer,
+        })
     }
 
     /// Issues a certificate and its key; those of the same identity are replaced. Nodes need `hosts`: the
@@ -103,7 +117,9 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         if matches!(identity.role, Role::Node(_)) {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         let uri = Ia5String::try_from(identity.to_string())?;
         params.subject_alt_names.push(SanType::URI(uri));
@@ -126,7 +142,11 @@ impl Authority {
             root: self.folder.join("ca.pem"),
         };
         write(&issued.key, &key.serialize_pem(), durable::Access::Owner)?;
-        write(&issued.certificate, &certificate.pem(), durable::Access::Everyone)?;
+        write(
+            &issued.certificate,
+            &certificate.pem(),
+            durable::Access::Everyone,
+        )?;
         Ok(issued)
     }
 }

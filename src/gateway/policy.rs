@@ -10,16 +10,38 @@ struct Roles {
     admin: bool,
 }
 
-const ALL: Roles = Roles { agency: true, node: true, admin: true };
-const AGENCIES: Roles = Roles { agency: true, node: false, admin: false };
-const READERS: Roles = Roles { agency: true, node: false, admin: true };
-const NODES: Roles = Roles { agency: false, node: true, admin: false };
-const OPERATORS: Roles = Roles { agency: false, node: true, admin: true };
+const ALL: Roles = Roles {
+    agency: true,
+    node: true,
+    admin: true,
+};
+const AGENCIES: Roles = Roles {
+    agency: true,
+    node: false,
+    admin: false,
+};
+const READERS: Roles = Roles {
+    agency: true,
+    node: false,
+    admin: true,
+};
+const NODES: Roles = Roles {
+    agency: false,
+    node: true,
+    admin: false,
+};
+const OPERATORS: Roles = Roles {
+    agency: false,
+    node: true,
+    admin: true,
+};
 
 /// Whether a role may call a method, named by its HTTP/2 path: `/package.Service/Method`.
 #[must_use]
 pub fn allows(role: &Role, path: &str) -> bool {
-    let Some(roles) = roles(path) else { return false };
+    let Some(roles) = roles(path) else {
+        return false;
+    };
     match role {
         Role::Agency(_) => roles.agency,
         Role::Node(_) => roles.node,
@@ -95,7 +117,14 @@ mod tests {
         assert!(allows(&agency, submit) && !allows(&node, submit) && !allows(&admin, submit));
         assert!(allows(&node, replicate) && !allows(&agency, replicate));
         assert!(!allows(&admin, replicate));
-        for path in ["", "/", "submit", "/hefu.risk.v1.RiskService/Submit", "/x/y", "/a/b/c"] {
+        for path in [
+            "",
+            "/",
+            "submit",
+            "/hefu.risk.v1.RiskService/Submit",
+            "/x/y",
+            "/a/b/c",
+        ] {
             assert!(!allows(&admin, path), "{path}");
         }
     }

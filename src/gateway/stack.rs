@@ -38,7 +38,9 @@ pub(super) struct Stack {
 impl Stack {
     /// Layers that let `calls` calls through at once.
     pub(super) fn new(calls: usize) -> Self {
-        Self { calls: Arc::new(Semaphore::new(calls)) }
+        Self {
+            calls: Arc::new(Semaphore::new(calls)),
+        }
     }
 }
 
@@ -46,7 +48,10 @@ impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
 
     fn layer(&self, inner: S) -> Stacked<S> {
-        Stacked { inner, calls: self.calls.clone() }
+        Stacked {
+            inner,
+            calls: self.calls.clone(),
+        }
     }
 }
 
@@ -76,7 +81,10 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let peer = request.extensions().get::<Peer>().cloned();
-        let caller = peer.as_ref().map(|peer| peer.identity.to_string()).unwrap_or_default();
+        let caller = peer
+            .as_ref()
+            .map(|peer| peer.identity.to_string())
+            .unwrap_or_default();
         let (path, id) = (request.uri().path().to_owned(), Uuid::now_v7());
         let span = tracing::info_span!("call", %id, path = path.as_str(), caller);
         let admitted = admit(peer.as_ref(), &path, &self.calls);
@@ -116,7 +124,9 @@ fn admit(
         return Ok(None);
     }
     let permit = calls.clone().try_acquire_owned();
-    permit.map(Some).map_err(|_| status(Reason::Overloaded.into()))
+    permit
+        .map(Some)
+        .map_err(|_| status(Reason::Overloaded.into()))
 }
 
 /// Gives every error its details, whether it comes in the headers or in the trailers; the call counts against
@@ -156,5 +166,6 @@ fn mended(trailers: http::HeaderMap) -> http::HeaderMap {
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panic")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
 }

@@ -97,15 +97,24 @@ impl Credentials {
         let chain = certificates(certificate)?;
         owner_only(key)?;
         let bytes = read(key)?;
-        let not_pem = || TlsError::NotPem { path: key.to_owned(), what: "private key" };
+        let not_pem = || TlsError::NotPem {
+            path: key.to_owned(),
+            what: "private key",
+        };
         let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| not_pem())?;
         let mut store = RootCertStore::empty();
         for path in roots {
             for root in certificates(path)? {
-                store.add(root).map_err(|e| TlsError::Setup(format!("{}: {e}", path.display())))?;
+                store
+                    .add(root)
+                    .map_err(|e| TlsError::Setup(format!("{}: {e}", path.display())))?;
             }
         }
-        Ok(Self { chain, key, roots: Arc::new(store) })
+        Ok(Self {
+            chain,
+            key,
+            roots: Arc::new(store),
+        })
     }
 
     /// Reads the files that a configuration names.
@@ -121,7 +130,10 @@ impl Credentials {
     /// # Errors
     /// [`TlsError::Setup`].
     pub fn holder(&self, domain: &TrustDomain) -> Result<Holder, TlsError> {
-        let first = self.chain.first().ok_or_else(|| TlsError::Setup("empty chain".to_owned()))?;
+        let first = self
+            .chain
+            .first()
+            .ok_or_else(|| TlsError::Setup("empty chain".to_owned()))?;
         holder(first, domain).map_err(|e| TlsError::Setup(format!("own certificate: {e}")))
     }
 
@@ -145,14 +157,20 @@ impl Credentials {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|cause| TlsError::Read { path: path.to_owned(), cause })
+    fs::read(path).map_err(|cause| TlsError::Read {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let found = found.ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| TlsError::NotPem { path: path.to_owned(), what: "certificate" })
+    found.ok_or_else(|| TlsError::NotPem {
+        path: path.to_owned(),
+        what: "certificate",
+    })
 }
 
 /// Refuses a private key that group or others can read.
@@ -160,8 +178,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// # Errors
 /// [`TlsError::LooseKey`], [`TlsError::Read`].
 pub fn owner_only(path: &Path) -> Result<(), TlsError> {
-    let metadata =
-        fs::metadata(path).map_err(|cause| TlsError::Read { path: path.to_owned(), cause })?;
+    let metadata = fs::metadata(path).map_err(|cause| TlsError::Read {
+        path: path.to_owned(),
+        cause,
+    })?;
     if metadata.permissions().mode() & 0o077 == 0 {
         return Ok(());
     }
@@ -223,7 +243,9 @@ pub fn accept(
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::spawn(async move {
         loop {
-            let Ok(permit) = places.clone().acquire_owned().await else { return };
+            let Ok(permit) = places.clone().acquire_owned().await else {
+                return;
+            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = ready.closed() => return,
@@ -259,13 +281,23 @@ async fn shake(
 ) -> Result<Connection, String> {
     tcp.set_nodelay(true).map_err(|e| e.to_string())?;
     let stream = timeout(HANDSHAKE, acceptor.accept(tcp)).await;
-    let stream = stream.map_err(|_| "handshake timed out")?.map_err(|e| e.to_string())?;
+    let stream = stream
+        .map_err(|_| "handshake timed out")?
+        .map_err(|e| e.to_string())?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let first = chain.first().ok_or("no client certificate")?;
     let Holder { identity, end } = holder(first, domain).map_err(|e| e.to_string())?;
     if end < Timestamp::now() {
         return Err("the client certificate has ended".to_owned());
     }
-    let peer = Peer { identity, address, certificate_end: end };
-    Ok(Connection { stream, peer, _permit: permit })
+    let peer = Peer {
+        identity,
+        address,
+        certificate_end: end,
+    };
+    Ok(Connection {
+        stream,
+        peer,
+        _permit: permit,
+    })
 }

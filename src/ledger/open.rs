@@ -104,6 +104,7 @@ impl Ledger {
             published: committer.published.subscribe(),
             intake: committer.intake.clone(),
             key: committer.key.clone(),
+            damage: Arc::default(),
         };
         let thread = thread::Builder::new().name("committer".to_owned());
         thread

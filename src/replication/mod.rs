@@ -21,13 +21,13 @@ use tokio::sync::mpsc;
 pub use board::Board;
 pub use mirror::Mirror;
 pub use status::{ChildStatus, LinkState, UplinkStatus};
-pub use uplink::{Sync, SyncEnd, SyncedLog, Uplink, UplinkOptions};
+pub use uplink::{Synced, SyncedLog, Uplink, UplinkOptions};
 
 use crate::{
     ledger::{
         Ledger, LogView,
         merkle::ProofError,
-        note::{Checkpoint, Note, VerifierKey},
+        note::{Checkpoint, MAX_FOREIGN_NOTE_BYTES, Note, VerifierKey},
     },
     proto::replication::v1 as pb,
     storage::StorageError,
@@ -42,9 +42,6 @@ pub const MAX_BATCH_ENTRIES: usize = 1_024;
 pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a message, at most: the largest request that the gateway takes, and what an entry adds.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 64 * 1024;
-/// Bytes of a checkpoint that is received. With this node's cosignature, and two of them as one
-/// evidence, it stays below [`crate::storage::MAX_VALUE_BYTES`].
-pub const MAX_CHECKPOINT_BYTES: usize = 1_500;
 /// Logs that a node holds at most: a bound on what a hostile child can make it register.
 pub const MAX_LOGS: usize = 10_000;
 
@@ -57,7 +54,7 @@ pub struct Link {
 }
 
 /// Dials the parent. The caller has made sure that whoever answers is the parent.
-pub trait Connector: Send + std::marker::Sync + 'static {
+pub trait Connector: Send + Sync + 'static {
     /// A new connection.
     ///
     /// # Errors
@@ -68,12 +65,15 @@ pub trait Connector: Send + std::marker::Sync + 'static {
 /// Why a connection to the parent ended, or there is none. The text is shown as the state's reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// It did not come about.
-    #[error("the parent cannot be reached: {0}")]
+    /// It did not come about. The text says why, and where to.
+    #[error("{0}")]
     Unreachable(String),
     /// The parent ended it and said why.
     #[error("the parent refused: {0}")]
     Refused(String),
+    /// It broke.
+    #[error("the connection to the parent broke: {0}")]
+    Broken(String),
     /// It ended without a word.
     #[error("the connection to the parent ended")]
     Ended,
@@ -135,8 +135,8 @@ fn root_at(
 /// A checkpoint that bears its log's signature.
 fn signed_checkpoint(text: &str, key: &VerifierKey) -> Result<Note, Refusal> {
     let invalid = |en: String, zh: &str| Refusal::new(Reason::CheckpointInvalid).because(en, zh);
-    if text.len() > MAX_CHECKPOINT_BYTES {
-        let en = format!("it has more than {MAX_CHECKPOINT_BYTES} bytes");
+    if text.len() > MAX_FOREIGN_NOTE_BYTES {
+        let en = format!("it has more than {MAX_FOREIGN_NOTE_BYTES} bytes");
         return Err(invalid(en, "检查点过长"));
     }
     let note: Note = text

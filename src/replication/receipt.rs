@@ -1,6 +1,6 @@
 //! Cosignatures that come from above: what makes one worth keeping.
 
-use super::{Board, MAX_CHECKPOINT_BYTES};
+use super::Board;
 use crate::{
     ledger::{
         LogView,
@@ -10,9 +10,6 @@ use crate::{
     proto::ledger::v1 as pb,
     types::NodeId,
 };
-
-/// Bytes of a cosigned note: a checkpoint that was sent, and lines of nodes above.
-const MAX_NOTE_BYTES: usize = 2 * MAX_CHECKPOINT_BYTES;
 
 /// A cosignature whose signatures are right. Whether its root is ours is another question.
 pub(super) struct Receipt {
@@ -60,11 +57,6 @@ pub(super) fn read(
     key: &VerifierKey,
     note: &str,
 ) -> Result<Receipt, String> {
-    if note.len() > MAX_NOTE_BYTES {
-        return Err(format!(
-            "a cosigned note has more than {MAX_NOTE_BYTES} bytes"
-        ));
-    }
     let parsed: Note = note.parse().map_err(|e| format!("a cosigned note: {e}"))?;
     let signed = parsed
         .verify_log(&view.key)

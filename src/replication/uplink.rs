@@ -4,17 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Connector, LinkError, LinkState, session::Session};
-use crate::types::{LogNo, NodeId};
+use super::{Board, Connector, LinkError, LinkState, UplinkStatus, session::Session};
+use crate::types::NodeId;
 
 /// How an uplink runs.
 #[derive(Debug, Clone, Copy)]
 pub struct UplinkOptions {
-    /// Always connected; otherwise only while somebody asks for a [`Sync`].
+    /// Always connected; otherwise only during an [`Uplink::sync`].
     pub continuous: bool,
     /// The wait before a second attempt: it doubles with every one that fails, and a random part of it
     /// is waited.
@@ -70,22 +70,21 @@ impl Wants {
 }
 
 /// Keeps a session wanted.
-struct Want(Arc<Uplink>);
+struct Want<'a>(&'a watch::Sender<Asked>);
 
-impl Want {
-    fn new(uplink: &Arc<Uplink>) -> Self {
-        uplink.asked.send_modify(|asked| {
+impl<'a> Want<'a> {
+    fn new(asked: &'a watch::Sender<Asked>) -> Self {
+        asked.send_modify(|asked| {
             asked.waiting += 1;
             asked.ever += 1;
         });
-        Self(uplink.clone())
+        Self(asked)
     }
 }
 
-impl Drop for Want {
+impl Drop for Want<'_> {
     fn drop(&mut self) {
         self.0
-            .asked
             .send_modify(|asked| asked.waiting = asked.waiting.saturating_sub(1));
     }
 }
@@ -114,9 +113,15 @@ impl Uplink {
         &self.parent
     }
 
+    /// How every log stands.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
     /// Runs until `shutdown`. At start it greets the parent in either mode, so that a node that was
     /// restored from an old copy learns of it.
-    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+    pub async fn run(&self, shutdown: CancellationToken) {
         let mut backoff = Backoff::new(self.options);
         let mut greeted = false;
         while !shutdown.is_cancelled() {
@@ -198,38 +203,38 @@ impl Uplink {
         self.board.met().await;
     }
 
-    /// Asks for everything that is held now to be cosigned by the parent.
-    #[must_use]
-    pub fn sync(self: &Arc<Self>) -> Sync {
-        let changes = self.board.changes();
-        let targets = self.board.uplinks().into_iter().map(|status| SyncedLog {
-            log: status.log,
-            origin: status.origin,
-            size: status.size,
-            before: status.cosigned,
-            after: status.cosigned,
-        });
-        Sync {
-            targets: targets.collect(),
-            changes,
-            want: Want::new(self),
-        }
+    /// Waits until everything that is held now is cosigned, by the parent's word of now; at most for
+    /// `limit`. `progress` is called with every change.
+    pub async fn sync(&self, limit: Duration, mut progress: impl FnMut(&Synced)) -> Synced {
+        let mut changes = self.board.changes();
+        let mut synced = Synced::start(&self.board.uplinks());
+        let want = Want::new(&self.asked);
+        let waiting = async {
+            while !synced.look(&self.board) && changes.changed().await.is_ok() {
+                progress(&synced);
+            }
+        };
+        let late = timeout(limit, waiting).await.is_err();
+        drop(want);
+        synced.end(late);
+        synced
     }
+}
 
-    /// Brings the parent up to date within a time, and says what moved.
-    pub async fn sync_once(self: &Arc<Self>, limit: Duration) -> (Vec<SyncedLog>, SyncEnd) {
-        let mut sync = self.sync();
-        let ended = tokio::time::timeout(limit, sync.finish()).await;
-        let ended = ended.unwrap_or_else(|_| SyncEnd::TimedOut(sync.why_not()));
-        (sync.progress(), ended)
-    }
+/// What a sync moved, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Synced {
+    /// Every log that was held when it began.
+    pub logs: Vec<SyncedLog>,
+    /// Whether everything that was held when it began is cosigned.
+    pub complete: bool,
+    /// Why not, at the end of one that is not complete.
+    pub reason: String,
 }
 
 /// What one log moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncedLog {
-    /// The log's number here.
-    pub log: LogNo,
     /// Its origin.
     pub origin: String,
     /// Its size when the sync began.
@@ -238,84 +243,73 @@ pub struct SyncedLog {
     pub before: u64,
     /// Cosigned now.
     pub after: u64,
+    /// How it stands now.
+    pub state: LinkState,
+    /// Why, where the state needs it; empty otherwise.
+    pub reason: String,
 }
 
-/// How a sync ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SyncEnd {
-    /// Everything that was held when it began is cosigned, by the parent's word of now.
-    Complete,
-    /// What is missing was refused.
-    Refused(String),
-    /// Time was up; why it was not done.
-    TimedOut(String),
-}
-
-/// A request to bring the parent up to date. Dropping it withdraws the request.
-pub struct Sync {
-    targets: Vec<SyncedLog>,
-    changes: watch::Receiver<u64>,
-    want: Want,
-}
-
-impl Sync {
-    /// How far every log is.
-    #[must_use]
-    pub fn progress(&self) -> Vec<SyncedLog> {
-        let uplinks = self.want.0.board.uplinks();
-        let now = |log| uplinks.iter().find(|status| status.log == log);
-        let target = |target: &SyncedLog| SyncedLog {
-            after: now(target.log).map_or(target.after, |status| status.cosigned),
-            ..target.clone()
-        };
-        self.targets.iter().map(target).collect()
+impl SyncedLog {
+    fn stopped(&self) -> bool {
+        matches!(self.state, LinkState::Refused | LinkState::Quarantined)
     }
 
-    /// Waits until it is done, or cannot be; without end while the parent cannot be reached.
-    pub async fn finish(&mut self) -> SyncEnd {
-        loop {
-            if let Some(end) = self.end() {
-                return end;
-            }
-            if self.changes.changed().await.is_err() {
-                return SyncEnd::Refused(LinkError::Stopping.to_string());
-            }
+    fn behind(&self) -> bool {
+        self.after < self.size
+    }
+}
+
+impl Synced {
+    fn start(uplinks: &[UplinkStatus]) -> Self {
+        let logs = uplinks.iter().map(|status| SyncedLog {
+            origin: status.origin.clone(),
+            size: status.size,
+            before: status.cosigned,
+            after: status.cosigned,
+            state: status.state,
+            reason: status.reason.clone(),
+        });
+        Self {
+            logs: logs.collect(),
+            complete: false,
+            reason: String::new(),
         }
     }
 
-    fn end(&self) -> Option<SyncEnd> {
-        let board = &self.want.0.board;
-        if !board.is_connected() {
-            return None;
-        }
+    /// Looks at how every log stands now; `true` where nothing moves any more. What the last connection
+    /// said does not count: the parent may have been restored since.
+    fn look(&mut self, board: &Board) -> bool {
+        let connected = board.is_connected();
         let uplinks = board.uplinks();
-        let mut refused = Vec::new();
-        for target in &self.targets {
-            let status = uplinks.iter().find(|status| status.log == target.log)?;
-            match status.state {
-                _ if status.cosigned >= target.size => {}
-                LinkState::Refused | LinkState::Quarantined => {
-                    refused.push(format!("{}: {}", status.origin, status.reason));
-                }
-                _ => return None,
+        for log in &mut self.logs {
+            if let Some(status) = uplinks.iter().find(|status| status.origin == log.origin) {
+                (log.after, log.state) = (status.cosigned, status.state);
+                log.reason.clone_from(&status.reason);
             }
         }
-        Some(if refused.is_empty() {
-            SyncEnd::Complete
-        } else {
-            SyncEnd::Refused(refused.join("; "))
-        })
+        connected && self.logs.iter().all(|log| log.stopped() || !log.behind())
     }
 
-    /// Why it is not done, for the moment.
-    #[must_use]
-    pub fn why_not(&self) -> String {
-        let uplinks = self.want.0.board.uplinks();
-        let reason = uplinks.iter().find(|status| !status.reason.is_empty());
-        reason.map_or_else(
-            || "entries are on their way".to_owned(),
-            |s| s.reason.clone(),
-        )
+    fn end(&mut self, late: bool) {
+        let behind = self.logs.iter().find(|log| log.behind() || log.stopped());
+        self.complete = behind.is_none() && !late;
+        self.reason = match (behind, late) {
+            (None, false) => String::new(),
+            (Some(log), false) => format!("{}: {}", log.origin, log.reason),
+            (Some(log), true) => {
+                let (after, size) = (log.after, log.size);
+                let text = format!("{}: {after} of {size} cosigned in time", log.origin);
+                if log.reason.is_empty() {
+                    text
+                } else {
+                    format!("{text}; {}", log.reason)
+                }
+            }
+            (None, true) => {
+                let reason = self.logs.first().map_or("", |log| &log.reason);
+                format!("the parent did not answer in time; {reason}")
+            }
+        };
     }
 }
 

@@ -36,8 +36,15 @@ impl Access {
     /// A caller with its agency's registration, where it is an agency that has one.
     #[must_use]
     pub fn caller(&self, identity: &Identity) -> Caller {
-        let agency = identity.agency().and_then(|id| self.agencies.get(id)).cloned();
-        Caller { identity: identity.clone(), agency, access: self.clone() }
+        let agency = identity
+            .agency()
+            .and_then(|id| self.agencies.get(id))
+            .cloned();
+        Caller {
+            identity: identity.clone(),
+            agency,
+            access: self.clone(),
+        }
     }
 }
 
@@ -56,7 +63,10 @@ impl Caller {
         let Some(id) = self.identity.agency() else {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         };
-        let here = self.agency.as_ref().filter(|agency| agency.node == self.access.node);
+        let here = self
+            .agency
+            .as_ref()
+            .filter(|agency| agency.node.as_ref() == Some(&self.access.node));
         here.ok_or_else(|| Refusal::new(Reason::AgencyUnknown).with("agency", id))
     }
 
@@ -77,9 +87,16 @@ impl Caller {
         if matches!(self.identity.role, Role::Admin(_)) || self.identity.agency() == Some(owner) {
             return true;
         }
-        let Some(agency) = &self.agency else { return false };
-        let Some(owner) = self.access.agencies.get(owner) else { return false };
-        owner.divisions.iter().all(|theirs| agency.divisions.iter().any(|own| own.contains(theirs)))
+        let Some(agency) = &self.agency else {
+            return false;
+        };
+        let Some(owner) = self.access.agencies.get(owner) else {
+            return false;
+        };
+        owner
+            .divisions
+            .iter()
+            .all(|theirs| agency.divisions.iter().any(|own| own.contains(theirs)))
     }
 
     /// Whether the caller may read that record; if not, it is as absent.
@@ -87,7 +104,11 @@ impl Caller {
     /// # Errors
     /// [`Reason::RecordNotFound`].
     pub fn reads(&self, name: &RecordName) -> Result<(), Refusal> {
-        if self.sees(name.agency()) { Ok(()) } else { Err(Reason::RecordNotFound.into()) }
+        if self.sees(name.agency()) {
+            Ok(())
+        } else {
+            Err(Reason::RecordNotFound.into())
+        }
     }
 
     /// Whether the caller may read the ledger as a whole: administrators and nodes.

@@ -14,7 +14,10 @@ use crate::{
 /// A SHA-256 hash as a message.
 #[must_use]
 pub fn digest(hash: &Hash) -> Digest {
-    Digest { algorithm: HashAlgorithm::Sha256.into(), value: hash.to_vec() }
+    Digest {
+        algorithm: HashAlgorithm::Sha256.into(),
+        value: hash.to_vec(),
+    }
 }
 
 /// An outcome as a message's value.
@@ -49,13 +52,23 @@ pub fn receipt(accepted: &Accepted, origin: &str, checkpoint: &str) -> Option<Re
 /// What the ledger says of the revision that stands after a proposal.
 #[must_use]
 pub fn info_of(accepted: &Accepted, origin: &str) -> RevisionInfo {
-    info(&accepted.head, &accepted.submitter, &accepted.withdraw_reason, origin)
+    info(
+        &accepted.head,
+        &accepted.submitter,
+        &accepted.withdraw_reason,
+        origin,
+    )
 }
 
 /// What the ledger says of an entry's revision.
 #[must_use]
 pub fn info_of_entry(entry: &StoredEntry, origin: &str) -> RevisionInfo {
-    info(&entry.head(), &entry.message.submitter, &entry.message.withdraw_reason, origin)
+    info(
+        &entry.head(),
+        &entry.message.submitter,
+        &entry.message.withdraw_reason,
+        origin,
+    )
 }
 
 fn info(head: &Head, submitter: &str, withdraw_reason: &str, origin: &str) -> RevisionInfo {

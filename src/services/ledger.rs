@@ -40,12 +40,17 @@ impl Ledgers {
     }
 
     fn view(&self, origin: &str) -> Result<Arc<LogView>, Refusal> {
-        self.0.ledger.log(origin).ok_or_else(|| Reason::LogNotFound.into())
+        self.0
+            .ledger
+            .log(origin)
+            .ok_or_else(|| Reason::LogNotFound.into())
     }
 
     fn list_logs(&self) -> pb::ListLogsResponse {
         let published = self.0.ledger.published();
-        pb::ListLogsResponse { logs: published.logs.values().map(|view| log(view)).collect() }
+        pb::ListLogsResponse {
+            logs: published.logs.values().map(|view| log(view)).collect(),
+        }
     }
 
     fn checkpoint(&self, origin: &str) -> Result<pb::GetCheckpointResponse, Refusal> {
@@ -56,7 +61,10 @@ impl Ledgers {
                 checkpoint.push_str(last_line(&cosignature.note));
             }
         }
-        Ok(pb::GetCheckpointResponse { checkpoint, log: Some(log(&view)) })
+        Ok(pb::GetCheckpointResponse {
+            checkpoint,
+            log: Some(log(&view)),
+        })
     }
 
     fn entries(
@@ -75,7 +83,10 @@ impl Ledgers {
             n if n < 0 => return Err(negative("page_size")),
             n => n.min(PAGE.1),
         };
-        let mut response = pb::ListEntriesResponse { entries: Vec::new(), size: int(size) };
+        let mut response = pb::ListEntriesResponse {
+            entries: Vec::new(),
+            size: int(size),
+        };
         let mut bytes = 0;
         for index in (start..size).take(usize::try_from(count).unwrap_or(0)) {
             let entry = self.logged(caller, view.log, index)?;
@@ -89,19 +100,24 @@ impl Ledgers {
     }
 
     /// An entry; without its bytes where the caller may not read its record.
-    fn logged(
-        &self,
-        caller: &Caller,
-        log: LogNo,
-        index: u64,
-    ) -> Result<pb::LoggedEntry, Refusal> {
-        let bytes = self.0.ledger.journal().read(log, LogIndex(index)).map_err(storage)?;
+    fn logged(&self, caller: &Caller, log: LogNo, index: u64) -> Result<pb::LoggedEntry, Refusal> {
+        let bytes = self
+            .0
+            .ledger
+            .journal()
+            .read(log, LogIndex(index))
+            .map_err(storage)?;
         let bytes = bytes.ok_or_else(|| Refusal::new(Reason::IndexOutOfRange))?;
         let leaf = digest(&leaf_hash(&bytes));
-        let at = EntryRef { log, index: LogIndex(index) };
+        let at = EntryRef {
+            log,
+            index: LogIndex(index),
+        };
         let parsed = StoredEntry::parse(at, bytes.clone()).ok();
         let sees = caller.sees_everything()
-            || parsed.as_ref().is_some_and(|entry| caller.sees(entry.name.agency()));
+            || parsed
+                .as_ref()
+                .is_some_and(|entry| caller.sees(entry.name.agency()));
         Ok(pb::LoggedEntry {
             index: int(index),
             entry_bytes: if sees { bytes } else { bytes::Bytes::new() },
@@ -128,7 +144,11 @@ impl Ledgers {
             leaf_hash: Some(digest(&ledger.leaf(&view, at).map_err(proof)?)),
             hashes: path.iter().map(digest).collect(),
             root: Some(digest(&ledger.root_at(&view, size).map_err(proof)?)),
-            checkpoint: if size == newest { view.note.clone() } else { String::new() },
+            checkpoint: if size == newest {
+                view.note.clone()
+            } else {
+                String::new()
+            },
         })
     }
 
@@ -165,7 +185,10 @@ impl Ledgers {
         let entry = self.revision(&name, request.revision)?;
         let (log_no, at) = (entry.at.log, entry.at.index.0);
         let published = self.0.ledger.published();
-        let view = published.logs.get(&log_no).ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
+        let view = published
+            .logs
+            .get(&log_no)
+            .ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
         let covers = |cosignature: &pb::Cosignature| cosignature.size > int(at);
         let mut cosignatures = self.0.ledger.cosignatures(log_no).map_err(storage)?;
         cosignatures.extend(self.own_cosignature(view));
@@ -184,12 +207,24 @@ impl Ledgers {
     fn revision(&self, name: &RecordName, revision: i64) -> Result<StoredEntry, Refusal> {
         let wanted = index(revision, "revision")?;
         let absent = || Refusal::new(Reason::RecordNotFound);
-        let head = self.0.ledger.head(name).map_err(storage)?.ok_or_else(absent)?;
+        let head = self
+            .0
+            .ledger
+            .head(name)
+            .map_err(storage)?
+            .ok_or_else(absent)?;
         let mut entry = self.0.ledger.entry(head.entry).map_err(storage)?;
         while wanted != 0 && entry.revision() != wanted {
             let previous = entry.message.previous.filter(|_| entry.revision() > wanted);
             let index = LogIndex(previous.ok_or_else(absent)?);
-            entry = self.0.ledger.entry(EntryRef { log: head.entry.log, index }).map_err(storage)?;
+            entry = self
+                .0
+                .ledger
+                .entry(EntryRef {
+                    log: head.entry.log,
+                    index,
+                })
+                .map_err(storage)?;
         }
         Ok(entry)
     }
@@ -221,7 +256,8 @@ fn log(view: &LogView) -> pb::Log {
 
 fn last_line(note: &str) -> &str {
     let body = note.trim_end_matches('\n');
-    note.get(body.rfind('\n').map_or(0, |at| at + 1)..).unwrap_or_default()
+    note.get(body.rfind('\n').map_or(0, |at| at + 1)..)
+        .unwrap_or_default()
 }
 
 fn index(value: i64, field: &str) -> Result<u64, Refusal> {
@@ -230,7 +266,12 @@ fn index(value: i64, field: &str) -> Result<u64, Refusal> {
 
 fn negative(field: &str) -> Refusal {
     let mut violations = Violations::new();
-    violations.field(field, FieldReason::OutOfRange, "it must be 0 or more", "不得为负数");
+    violations.field(
+        field,
+        FieldReason::OutOfRange,
+        "it must be 0 or more",
+        "不得为负数",
+    );
     violations.into()
 }
 
@@ -254,7 +295,9 @@ impl LedgerService for Ledgers {
         &self,
         request: Request<pb::GetCheckpointRequest>,
     ) -> Result<Response<pb::GetCheckpointResponse>, Status> {
-        self.checkpoint(&request.get_ref().origin).map(Response::new).map_err(status)
+        self.checkpoint(&request.get_ref().origin)
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn list_entries(
@@ -262,7 +305,9 @@ impl LedgerService for Ledgers {
         request: Request<pb::ListEntriesRequest>,
     ) -> Result<Response<pb::ListEntriesResponse>, Status> {
         let caller = self.caller(&request).map_err(status)?;
-        self.entries(&caller, request.get_ref()).map(Response::new).map_err(status)
+        self.entries(&caller, request.get_ref())
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn get_inclusion_proof(
@@ -278,7 +323,9 @@ impl LedgerService for Ledgers {
         &self,
         request: Request<pb::GetConsistencyProofRequest>,
     ) -> Result<Response<pb::GetConsistencyProofResponse>, Status> {
-        self.consistency(request.get_ref()).map(Response::new).map_err(status)
+        self.consistency(request.get_ref())
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn get_custody(
@@ -286,6 +333,8 @@ impl LedgerService for Ledgers {
         request: Request<pb::GetCustodyRequest>,
     ) -> Result<Response<pb::GetCustodyResponse>, Status> {
         let caller = self.caller(&request).map_err(status)?;
-        self.custody(&caller, request.get_ref()).map(Response::new).map_err(status)
+        self.custody(&caller, request.get_ref())
+            .map(Response::new)
+            .map_err(status)
     }
 }

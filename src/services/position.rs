@@ -35,7 +35,11 @@ impl Positions {
     /// [`Reason::PositionInvalid`].
     pub fn open(&self, text: &str) -> Result<Position, Refusal> {
         let payload = self.tokens.open(&[PURPOSE, self.origin.as_bytes()], text);
-        let position = payload.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
-        position.map(Position).ok_or_else(|| Reason::PositionInvalid.into())
+        let position = payload
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u64::from_be_bytes);
+        position
+            .map(Position)
+            .ok_or_else(|| Reason::PositionInvalid.into())
     }
 }

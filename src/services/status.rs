@@ -164,6 +164,16 @@ pub fn mapped(foreign: Status) -> Status {
     status(Refusal::new(reason))
 }
 
+/// A message that a client could not encode.
+pub fn unencodable(error: impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, format!("cannot encode: {error}"))
+}
+
+/// An answer that a client could not decode: the node is of another version.
+pub fn undecodable(error: impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, format!("cannot read the answer: {error}"))
+}
+
 /// An error as a client reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {

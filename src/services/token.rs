@@ -19,8 +19,12 @@ impl Tokens {
     /// Tokens of the node with this signing seed; they stay valid over restarts.
     #[must_use]
     pub fn new(seed: &[u8; 32]) -> Self {
-        let hash = Sha256::new().chain_update(b"hefu tokens v1\n").chain_update(seed);
-        Self { key: hash.finalize().into() }
+        let hash = Sha256::new()
+            .chain_update(b"hefu tokens v1\n")
+            .chain_update(seed);
+        Self {
+            key: hash.finalize().into(),
+        }
     }
 
     /// A token for `payload`, bound to every part of `binding`.

@@ -8,7 +8,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::proto::r#type::v1::{CompleteList, ListSummary, Outcome, Receipt, RevisionInfo, RowResult};
+use crate::proto::r#type::v1::{
+    CompleteList, ListSummary, Outcome, Receipt, RevisionInfo, RowResult,
+};
 
 /// `Submit{S}Request`.
 #[derive(Clone, PartialEq, Message)]

@@ -94,7 +94,12 @@ pub fn create(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
 pub fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
     let temporary = temporary(path);
     remove(&temporary)?;
-    write_synced(&temporary, bytes, access, OpenOptions::new().create_new(true))?;
+    write_synced(
+        &temporary,
+        bytes,
+        access,
+        OpenOptions::new().create_new(true),
+    )?;
     rename(&temporary, path)
 }
 
@@ -145,8 +150,13 @@ pub fn open_or_create(path: &Path) -> io::Result<File> {
 /// # Errors
 /// As the operating system says.
 pub fn truncate(path: &Path, len: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path).map_err(|e| at(path, e))?;
-    file.set_len(len).and_then(|()| file.sync_all()).map_err(|e| at(path, e))
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|e| at(path, e))?;
+    file.set_len(len)
+        .and_then(|()| file.sync_all())
+        .map_err(|e| at(path, e))
 }
 
 /// Makes the names in a folder durable.
@@ -154,7 +164,9 @@ pub fn truncate(path: &Path, len: u64) -> io::Result<()> {
 /// # Errors
 /// As the operating system says.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| at(dir, e))
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(|e| at(dir, e))
 }
 
 /// Where [`replace`] writes before it renames.
@@ -173,7 +185,10 @@ pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
 pub(super) fn storage_error(doing: &'static str, error: &io::Error) -> StorageError {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StorageError::Full { doing },
-        _ => StorageError::Failed { doing, cause: error.to_string() },
+        _ => StorageError::Failed {
+            doing,
+            cause: error.to_string(),
+        },
     }
 }
 
@@ -183,9 +198,14 @@ fn write_synced(
     access: Access,
     options: &mut OpenOptions,
 ) -> io::Result<()> {
-    let mut file =
-        options.write(true).mode(access.file_mode()).open(path).map_err(|e| at(path, e))?;
-    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(|e| at(path, e))
+    let mut file = options
+        .write(true)
+        .mode(access.file_mode())
+        .open(path)
+        .map_err(|e| at(path, e))?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_data())
+        .map_err(|e| at(path, e))
 }
 
 fn parent(path: &Path) -> PathBuf {
@@ -246,9 +266,15 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart() {
         let full = io::Error::from_raw_os_error(28);
-        assert!(matches!(storage_error("test", &full), StorageError::Full { .. }));
+        assert!(matches!(
+            storage_error("test", &full),
+            StorageError::Full { .. }
+        ));
         let named = at(Path::new("x"), full);
-        assert!(matches!(storage_error("test", &named), StorageError::Full { .. }));
+        assert!(matches!(
+            storage_error("test", &named),
+            StorageError::Full { .. }
+        ));
     }
 
     #[test]

@@ -146,6 +146,11 @@ fn join(mirror: Mirror, child: NodeId, up: usize, down: usize) -> Link {
     }
 }
 
+fn run(uplink: Arc<Uplink>, shutdown: &CancellationToken) -> JoinHandle<()> {
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move { uplink.run(shutdown).await })
+}
+
 /// A running node.
 struct Node {
     disk: Disk,
@@ -205,9 +210,7 @@ impl Node {
         let uplink = wire
             .clone()
             .and_then(|wire| Uplink::new(board.clone(), Arc::new(wire), options));
-        let running = uplink
-            .clone()
-            .map(|up| tokio::spawn(up.run(shutdown.clone())));
+        let running = uplink.clone().map(|up| run(up, &shutdown));
         Self {
             disk,
             ledger,
@@ -255,8 +258,10 @@ impl Node {
         assert!(submitted.results.iter().all(Result::is_ok));
     }
 
-    async fn sync(&self) -> SyncEnd {
-        self.uplink.as_ref().unwrap().sync_once(LONG).await.1
+    /// Brings the parent up to date.
+    async fn sync(&self) {
+        let synced = self.uplink.as_ref().unwrap().sync(LONG, |_| ()).await;
+        assert!(synced.complete, "{synced:?}");
     }
 
     fn origin(&self) -> String {

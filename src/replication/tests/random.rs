@@ -55,15 +55,15 @@ async fn play(steps: Vec<Step>) {
                 lock(&wire.breaks).push((up, down));
             }
             Step::Restart(node) => nodes = restart(nodes, node).await,
-            Step::Sync(node) => assert_eq!(nodes[node].sync().await, SyncEnd::Complete),
+            Step::Sync(node) => nodes[node].sync().await,
         }
     }
     for node in &nodes[1..] {
         lock(&node.wire.as_ref().unwrap().breaks).clear();
     }
     // The county first: what it brings to the city, the city brings to the province.
-    assert_eq!(nodes[2].sync().await, SyncEnd::Complete);
-    assert_eq!(nodes[1].sync().await, SyncEnd::Complete);
+    nodes[2].sync().await;
+    nodes[1].sync().await;
     same(&nodes[2], &nodes[1], &nodes[2].origin());
     same(&nodes[1], &nodes[0], &nodes[2].origin());
     same(&nodes[1], &nodes[0], &nodes[1].origin());

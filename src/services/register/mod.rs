@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     ledger::{Ledger, entry::StoredEntry},
-    registers::{About, AnyRegister, Registers},
+    registers::{AnyRegister, Registers},
     types::{Clock, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
 };
 
@@ -52,7 +52,11 @@ pub struct Shared {
 impl Shared {
     fn origin_of(&self, entry: &StoredEntry) -> String {
         let published = self.ledger.published();
-        published.logs.get(&entry.at.log).map(|view| view.origin().to_owned()).unwrap_or_default()
+        published
+            .logs
+            .get(&entry.at.log)
+            .map(|view| view.origin().to_owned())
+            .unwrap_or_default()
     }
 }
 
@@ -72,7 +76,10 @@ struct Call {
 
 impl Call {
     fn register(&self) -> Result<&dyn AnyRegister, Refusal> {
-        self.shared.registers.get(&self.id).ok_or_else(|| Reason::MethodUnknown.into())
+        self.shared
+            .registers
+            .get(&self.id)
+            .ok_or_else(|| Reason::MethodUnknown.into())
     }
 
     /// A name of this register's records; anything else is a violation of `name`.
@@ -93,17 +100,16 @@ impl Call {
         violations.into_complete(name).map_err(Refusal::from)
     }
 
-    fn about(&self) -> Result<&'static About, Refusal> {
-        Ok(self.register()?.about())
-    }
-
     /// A revision as it goes out: the stored bytes, what the ledger says, what the rules derive.
     fn revision(&self, entry: &StoredEntry) -> Result<wire::Revision, Refusal> {
         let now = self.shared.clock.now();
         let record = &entry.message.record;
         Ok(wire::Revision {
             record: record.clone(),
-            info: Some(super::convert::info_of_entry(entry, &self.shared.origin_of(entry))),
+            info: Some(super::convert::info_of_entry(
+                entry,
+                &self.shared.origin_of(entry),
+            )),
             assessment: self.register()?.assess(record, entry.time, now),
         })
     }
@@ -120,14 +126,24 @@ impl RegisterService {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| status(Reason::IdentityMissing.into()))?;
         let caller = self.shared.access.caller(&peer.identity);
-        Ok(Call { shared: self.shared.clone(), id: self.id.clone(), caller })
+        Ok(Call {
+            shared: self.shared.clone(),
+            id: self.id.clone(),
+            caller,
+        })
     }
 
     async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
         let Some(about) = self.shared.registers.get(&self.id).map(AnyRegister::about) else {
             return status(Reason::MethodUnknown.into()).into_http();
         };
-        let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+        let method = request
+            .uri()
+            .path()
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let (one, many) = (about.singular, about.plural);
         match method.as_str() {
             m if is(m, "Submit", one, "") => self.unary(request, Call::submit).await,
@@ -154,7 +170,10 @@ impl RegisterService {
         let handler = service_fn(move |request: Request<M>| {
             let (call, method) = (self.call(&request), method.clone());
             async move {
-                method(call?, request.into_inner()).await.map(Response::new).map_err(status)
+                method(call?, request.into_inner())
+                    .await
+                    .map(Response::new)
+                    .map_err(status)
             }
         });
         grpc::<R, M>().unary(handler, request).await
@@ -166,15 +185,23 @@ impl RegisterService {
             let call = self.call(&request);
             async move { Ok(Response::new(submit::list(call?, request.into_inner()))) }
         });
-        grpc::<wire::SubmitListResponse, _>().streaming(handler, request).await
+        grpc::<wire::SubmitListResponse, _>()
+            .streaming(handler, request)
+            .await
     }
 
     async fn watch(self, request: http::Request<Body>) -> http::Response<Body> {
         let handler = service_fn(move |request: Request<wire::WatchRequest>| {
             let call = self.call(&request);
-            async move { watch::watch(call?, request.into_inner()).map(Response::new).map_err(status) }
+            async move {
+                watch::watch(call?, request.into_inner())
+                    .map(Response::new)
+                    .map_err(status)
+            }
         });
-        grpc::<wire::RevisionResponse, _>().server_streaming(handler, request).await
+        grpc::<wire::RevisionResponse, _>()
+            .server_streaming(handler, request)
+            .await
     }
 }
 
@@ -182,7 +209,9 @@ impl RegisterService {
 type Answers<M> = std::pin::Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
 fn is(method: &str, verb: &str, noun: &str, tail: &str) -> bool {
-    let rest = method.strip_prefix(verb).and_then(|rest| rest.strip_prefix(noun));
+    let rest = method
+        .strip_prefix(verb)
+        .and_then(|rest| rest.strip_prefix(noun));
     rest == Some(tail)
 }
 
@@ -197,6 +226,23 @@ where
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)
+}
+
+/// The service as a router takes it.
+pub(super) fn routed(
+    service: RegisterService,
+) -> impl Service<
+    http::Request<axum::body::Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync
++ 'static {
+    tower::util::MapRequest::new(service, |request: http::Request<axum::body::Body>| {
+        request.map(Body::new)
+    })
 }
 
 impl Service<http::Request<Body>> for RegisterService {

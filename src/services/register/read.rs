@@ -66,7 +66,9 @@ impl Call {
         });
         let page = page.await.map_err(|_| Refusal::new(Reason::Internal))??;
         let rows = page.rows.iter().map(|entry| call.revision(entry));
-        let next = page.next.map(|cursor| call.shared.tokens.seal(&binding, &cursor));
+        let next = page
+            .next
+            .map(|cursor| call.shared.tokens.seal(&binding, &cursor));
         Ok(wire::ListResponse {
             revisions: rows.collect::<Result<_, _>>()?,
             next_page_token: next.unwrap_or_default(),
@@ -84,10 +86,19 @@ impl Call {
         let spiffe = self.caller.spiffe();
         let binding: [&[u8]; 3] = [b"history", spiffe.as_bytes(), request.name.as_bytes()];
         let cursor = self.cursor(&binding, &request.page_token)?;
-        let query = HistoryQuery { name, page_size: request.page_size, cursor };
+        let query = HistoryQuery {
+            name,
+            page_size: request.page_size,
+            cursor,
+        };
         let page = history(&self.shared.ledger, &query)?;
-        let rows = page.rows.iter().map(|entry: &StoredEntry| self.revision(entry));
-        let next = page.next.map(|cursor| self.shared.tokens.seal(&binding, &cursor));
+        let rows = page
+            .rows
+            .iter()
+            .map(|entry: &StoredEntry| self.revision(entry));
+        let next = page
+            .next
+            .map(|cursor| self.shared.tokens.seal(&binding, &cursor));
         Ok(wire::ListResponse {
             revisions: rows.collect::<Result<_, _>>()?,
             next_page_token: next.unwrap_or_default(),
@@ -100,6 +111,8 @@ impl Call {
             return Ok(None);
         }
         let cursor = self.shared.tokens.open(binding, token);
-        cursor.map(Some).ok_or_else(|| Reason::PageTokenInvalid.into())
+        cursor
+            .map(Some)
+            .ok_or_else(|| Reason::PageTokenInvalid.into())
     }
 }

@@ -69,12 +69,19 @@ impl Call {
         let name = self.name(&request.name)?;
         self.caller.owns(name.agency())?;
         let flags = [u8::from(request.cascade)];
-        let content: [&[u8]; 4] =
-            [request.name.as_bytes(), request.reason.as_bytes(), request.etag.as_bytes(), &flags];
+        let content: [&[u8]; 4] = [
+            request.name.as_bytes(),
+            request.reason.as_bytes(),
+            request.etag.as_bytes(),
+            &flags,
+        ];
         let proposal = Proposal {
             name,
             request: self.request(&request.request_id, "withdraw", &content)?,
-            intent: Intent::Withdraw { reason: request.reason, cascade: request.cascade },
+            intent: Intent::Withdraw {
+                reason: request.reason,
+                cascade: request.cascade,
+            },
             submitter: self.caller.spiffe(),
             etag: Some(request.etag).filter(|etag| !etag.is_empty()),
             validate_only: request.validate_only,
@@ -101,7 +108,9 @@ impl Call {
 
     async fn propose(&self, proposals: Vec<Proposal>) -> Result<Submitted, Refusal> {
         let submitting = self.shared.ledger.submit(proposals);
-        submitting.await.map_err(|_| Refusal::new(Reason::StorageFailed))
+        submitting
+            .await
+            .map_err(|_| Refusal::new(Reason::StorageFailed))
     }
 
     /// Checks a record as far as that goes without the state.
@@ -109,8 +118,7 @@ impl Call {
         let agency = self.caller.writer()?;
         let context = Context {
             now: self.shared.clock.now(),
-            agency: &agency.id,
-            divisions: &agency.divisions,
+            agency,
         };
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
@@ -134,7 +142,10 @@ impl Call {
         let id: Option<RequestId> = violations.parse("request_id", id);
         let id = violations.into_complete(id).map_err(Refusal::from)?;
         let mut hash = Sha256::new();
-        for part in [self.id.as_str().as_bytes(), verb.as_bytes()].iter().chain(content) {
+        for part in [self.id.as_str().as_bytes(), verb.as_bytes()]
+            .iter()
+            .chain(content)
+        {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -142,7 +153,11 @@ impl Call {
     }
 
     fn own_origin(&self) -> String {
-        self.shared.ledger.log("").map(|view| view.origin().to_owned()).unwrap_or_default()
+        self.shared
+            .ledger
+            .log("")
+            .map(|view| view.origin().to_owned())
+            .unwrap_or_default()
     }
 }
 
@@ -213,7 +228,8 @@ impl List {
         }
         let mut response = self.rows(request.records).await?;
         if let Some(complete) = request.complete {
-            self.complete(complete.row_count, &complete.reason, &mut response).await?;
+            self.complete(complete.row_count, &complete.reason, &mut response)
+                .await?;
             response.summary = Some(self.finish());
         }
         Ok(response)
@@ -223,7 +239,10 @@ impl List {
         let mut violations = Violations::new();
         let parent: Option<Collection> = violations.parse("parent", &request.parent);
         let parent = violations.into_complete(parent).map_err(Refusal::from)?;
-        let Some(agency) = parent.agency().filter(|_| *parent.register() == self.call.id) else {
+        let Some(agency) = parent
+            .agency()
+            .filter(|_| *parent.register() == self.call.id)
+        else {
             return Err(violation("parent", FieldReason::BadFormat, OWN_COLLECTION));
         };
         self.call.caller.writer()?;
@@ -246,7 +265,11 @@ impl List {
             }
             match self.call.validated(&record) {
                 Ok(name) => {
-                    results.push(RowResult { row, name: name.to_string(), ..RowResult::default() });
+                    results.push(RowResult {
+                        row,
+                        name: name.to_string(),
+                        ..RowResult::default()
+                    });
                     proposals.push(self.proposal(name, Intent::Submit(record)));
                 }
                 Err(refusal) => {
@@ -285,9 +308,18 @@ impl List {
                 None => return Err(Reason::Internal.into()),
             };
         }
-        let checkpoint = if self.validate_only { String::new() } else { submitted.checkpoint };
+        let checkpoint = if self.validate_only {
+            String::new()
+        } else {
+            submitted.checkpoint
+        };
         let position = self.call.shared.positions.seal(submitted.end);
-        Ok(wire::SubmitListResponse { rows, checkpoint, summary: None, position })
+        Ok(wire::SubmitListResponse {
+            rows,
+            checkpoint,
+            summary: None,
+            position,
+        })
     }
 
     /// Withdraws what the complete list does not name.
@@ -306,11 +338,20 @@ impl List {
         let mut violations = Violations::new();
         crate::types::optional_text(&mut violations, "complete.reason", reason, MAX_REASON);
         violations.into_result(()).map_err(Refusal::from)?;
-        let reason = if reason.is_empty() { "no longer listed" } else { reason };
+        let reason = if reason.is_empty() {
+            "no longer listed"
+        } else {
+            reason
+        };
         let missing = self.unnamed()?;
         for names in missing.chunks(WITHDRAW_ROWS) {
-            let intent = || Intent::Withdraw { reason: reason.to_owned(), cascade: false };
-            let proposals = names.iter().map(|name| self.proposal(name.clone(), intent()));
+            let intent = || Intent::Withdraw {
+                reason: reason.to_owned(),
+                cascade: false,
+            };
+            let proposals = names
+                .iter()
+                .map(|name| self.proposal(name.clone(), intent()));
             let rows = names.iter().map(|name| RowResult {
                 name: name.to_string(),
                 ..RowResult::default()
@@ -325,10 +366,18 @@ impl List {
 
     /// Live records of the collection that the list did not name.
     fn unnamed(&self) -> Result<Vec<RecordName>, Refusal> {
-        let Some(collection) = &self.collection else { return Ok(Vec::new()) };
+        let Some(collection) = &self.collection else {
+            return Ok(Vec::new());
+        };
         let prefix = keys::heads(collection.register(), collection.agency());
         let mut missing = Vec::new();
-        for pair in self.call.shared.ledger.state().scan(KeyRange::prefix(&prefix), false) {
+        for pair in self
+            .call
+            .shared
+            .ledger
+            .state()
+            .scan(KeyRange::prefix(&prefix), false)
+        {
             let (key, value) = pair.map_err(super::super::status::storage)?;
             let live = crate::ledger::head::Head::from_bytes(&value).is_some_and(|h| !h.withdrawn);
             let name = keys::name_of_head(&key);
@@ -358,12 +407,18 @@ impl List {
     }
 
     fn end(&mut self) -> wire::SubmitListResponse {
-        wire::SubmitListResponse { summary: Some(self.finish()), ..Default::default() }
+        wire::SubmitListResponse {
+            summary: Some(self.finish()),
+            ..Default::default()
+        }
     }
 
     fn finish(&mut self) -> ListSummary {
         self.done = true;
-        ListSummary { validate_only: self.validate_only, ..self.summary }
+        ListSummary {
+            validate_only: self.validate_only,
+            ..self.summary
+        }
     }
 }
 

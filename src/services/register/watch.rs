@@ -45,7 +45,10 @@ pub(super) fn watch(
     let mut violations = Violations::new();
     let parent: Option<Collection> = violations.parse("parent", &request.parent);
     if request.from_start && !request.position.is_empty() {
-        let (en, zh) = ("it must be empty with from_start", "与 from_start 同用时应为空");
+        let (en, zh) = (
+            "it must be empty with from_start",
+            "与 from_start 同用时应为空",
+        );
         violations.field("position", FieldReason::NotAllowed, en, zh);
     }
     let collection = violations.into_complete(parent).map_err(Refusal::from)?;
@@ -60,7 +63,15 @@ pub(super) fn watch(
         (false, position) => call.shared.positions.open(position)?,
     };
     let ready = VecDeque::new();
-    let watch = Watch { call, collection, filter, at, ready, follow, ended: false };
+    let watch = Watch {
+        call,
+        collection,
+        filter,
+        at,
+        ready,
+        follow,
+        ended: false,
+    };
     Ok(Box::pin(stream::unfold(watch, |mut watch| async move {
         if watch.ended {
             return None;
@@ -93,12 +104,21 @@ impl Watch {
     }
 
     fn answer(&self, revision: Option<wire::Revision>, at: Position) -> wire::RevisionResponse {
-        wire::RevisionResponse { revision, position: self.call.shared.positions.seal(at) }
+        wire::RevisionResponse {
+            revision,
+            position: self.call.shared.positions.seal(at),
+        }
     }
 
     /// Reads one stretch, never past what was published: the rest is not applied yet.
     fn read(&mut self, end: Position) -> Result<(), Refusal> {
-        let scan = self.call.shared.ledger.journal().scan(self.at, SCAN_BYTES).map_err(storage)?;
+        let scan = self
+            .call
+            .shared
+            .ledger
+            .journal()
+            .scan(self.at, SCAN_BYTES)
+            .map_err(storage)?;
         let nexts = scan.frames.iter().skip(1).map(|(position, _)| *position);
         let nexts: Vec<_> = nexts.chain([scan.next]).collect();
         for ((position, frame), next) in scan.frames.into_iter().zip(nexts) {
@@ -117,11 +137,23 @@ impl Watch {
         if frame.kind != FrameKind::Entry {
             return Ok(None);
         }
-        let at = EntryRef { log: frame.log, index: frame.index };
-        let Ok(entry) = StoredEntry::parse(at, frame.payload) else { return Ok(None) };
+        let at = EntryRef {
+            log: frame.log,
+            index: frame.index,
+        };
+        let Ok(entry) = StoredEntry::parse(at, frame.payload) else {
+            return Ok(None);
+        };
         let wanted = self.collection.contains(&entry.name)
             && self.call.caller.sees(entry.name.agency())
-            && self.call.register()?.matches(&self.filter, &entry, self.call.shared.clock.now());
-        if wanted { self.call.revision(&entry).map(Some) } else { Ok(None) }
+            && self
+                .call
+                .register()?
+                .matches(&self.filter, &entry, self.call.shared.clock.now());
+        if wanted {
+            self.call.revision(&entry).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }

@@ -1,0 +1,160 @@
+//! From a register's message type to bytes.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use prost::Message as _;
+
+use super::{
+    super::{About, AnyRegister, Context, Register},
+    filter::{Condition, Filter},
+    index,
+    value::{Field, Seen, Value},
+};
+use crate::{
+    ledger::entry::StoredEntry,
+    types::{FieldReason, LedgerTime, Reason, RecordName, Refusal, RegisterId, Violations},
+};
+
+/// A register as an [`AnyRegister`].
+pub struct Erased<R>(pub R);
+
+impl<R: Register> Erased<R> {
+    fn is_ours(name: &RecordName) -> bool {
+        name.register().as_str() == R::ABOUT.id
+    }
+
+    fn seen<'a>(
+        &'a self,
+        message: &'a R::Message,
+        taken: LedgerTime,
+        now: Timestamp,
+    ) -> Seen<'a, R> {
+        Seen {
+            register: &self.0,
+            message,
+            taken,
+            now,
+        }
+    }
+}
+
+impl<R: Register> AnyRegister for Erased<R> {
+    fn about(&self) -> &'static About {
+        &R::ABOUT
+    }
+
+    fn name(&self, record: &[u8]) -> Option<RecordName> {
+        let message = R::Message::decode(record).ok()?;
+        R::name(&message).parse().ok().filter(Self::is_ours)
+    }
+
+    fn validate(&self, record: &[u8], context: &Context<'_>) -> Result<RecordName, Refusal> {
+        let message = R::Message::decode(record).map_err(|e| {
+            // The decoder's words name fields and wire types, never content.
+            Refusal::new(Reason::RequestMalformed).because(&e, &e)
+        })?;
+        let mut v = Violations::new();
+        let name = {
+            let mut record = v.scope(R::ABOUT.field);
+            let name: Option<RecordName> = record.parse("name", R::name(&message));
+            if name.as_ref().is_some_and(|name| !Self::is_ours(name)) {
+                let id = R::ABOUT.id;
+                let en =
+                    format!("is of another register, must be agencies/{{agency}}/{id}/{{item}}");
+                let zh = format!("属于其他登记册，应为 agencies/{{单位}}/{id}/{{编号}}");
+                record.field("name", FieldReason::BadFormat, en, zh);
+            }
+            self.0.validate(&message, context, &mut record);
+            name
+        };
+        v.into_complete(name).map_err(Refusal::from)
+    }
+
+    fn step(&self, before: Option<&[u8]>, after: &[u8]) -> Result<(), Refusal> {
+        let decode = |bytes: &[u8]| {
+            R::Message::decode(bytes).map_err(|_| Refusal::new(Reason::RequestMalformed))
+        };
+        let before = before.map(decode).transpose()?;
+        self.0.step(before.as_ref(), &decode(after)?)
+    }
+
+    fn withdrawal(&self) -> Vec<u8> {
+        R::withdrawal().encode_to_vec()
+    }
+
+    fn assess(&self, record: &[u8], taken: LedgerTime, now: Timestamp) -> Option<Vec<u8>> {
+        self.0.assess(&R::Message::decode(record).ok()?, taken, now)
+    }
+
+    fn link(&self, record: &[u8]) -> Option<(RegisterId, String)> {
+        let link = R::LINK.as_ref()?;
+        let message = R::Message::decode(record).ok()?;
+        Some((link.register.parse().ok()?, (link.get)(&message).to_owned()))
+    }
+
+    fn dependents(&self, name: &RecordName) -> Option<Vec<u8>> {
+        let link = R::LINK
+            .as_ref()
+            .filter(|link| link.register == name.register().as_str())?;
+        let value = Value::Text(name.to_string().into());
+        Some(index::exact(
+            R::ABOUT.id,
+            self.index_of(link.field)?,
+            &value,
+        ))
+    }
+
+    fn index_keys(&self, name: &RecordName, record: &[u8]) -> Vec<Vec<u8>> {
+        // Bytes that a foreign node sent may be anything: what does not decode is not found by fields.
+        let Ok(message) = R::Message::decode(record) else {
+            return Vec::new();
+        };
+        let fixed = Timestamp::UNIX_EPOCH;
+        let seen = self.seen(&message, LedgerTime::from(fixed), fixed);
+        let key = |field: &Field<R>| {
+            let value = (field.get)(&seen);
+            let absent = value == Value::Absent;
+            let key = index::key(R::ABOUT.id, field.index?, &value, name);
+            (!absent).then_some(key)
+        };
+        let keys: BTreeSet<_> = R::fields().iter().filter_map(key).collect();
+        keys.into_iter().collect()
+    }
+
+    fn filter(&self, text: &str) -> Result<Filter, Refusal> {
+        let fields = R::fields()
+            .iter()
+            .map(|field| (field.name, field.kind, field.index));
+        Filter::parse(text, &fields.collect::<Vec<_>>())
+    }
+
+    fn matches(&self, filter: &Filter, entry: &StoredEntry, now: Timestamp) -> bool {
+        if filter.is_empty() {
+            return true;
+        }
+        let Ok(message) = R::Message::decode(entry.message.record.as_ref()) else {
+            return false;
+        };
+        let seen = self.seen(&message, entry.time, now);
+        filter.evaluate(&|condition: &Condition| {
+            let field = condition.own_field().and_then(|at| R::fields().get(at));
+            match field {
+                Some(field) => condition.holds(&(field.get)(&seen)),
+                None => condition.holds_common(entry),
+            }
+        })
+    }
+
+    fn index_of(&self, field: &str) -> Option<u8> {
+        R::fields()
+            .iter()
+            .find(|known| known.name == field)
+            .and_then(|known| known.index)
+    }
+
+    fn indexed(&self) -> Vec<&'static str> {
+        let indexed = R::fields().iter().filter(|field| field.index.is_some());
+        indexed.map(|field| field.name).collect()
+    }
+}

@@ -1,0 +1,8 @@
+//! What all registers share: judging, indexing, filters, lists.
+
+pub mod erased;
+pub mod filter;
+pub mod index;
+pub mod list;
+pub mod rules;
+pub mod value;
