@@ -266,6 +266,16 @@ impl Node {
             let text = format!("{} is not the certificate of node {id}", holder.identity);
             return Err(TlsError::Setup(text).into());
         }
+        Self::assemble(config, &credentials, holder.end).await
+    }
+
+    /// Puts together what a node consists of, bottom up.
+    async fn assemble(
+        config: Config,
+        credentials: &Credentials,
+        certificate_end: Timestamp,
+    ) -> Result<Self, NodeError> {
+        let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
         let data = DataFolder::new(&config.node.data);
         let failed = |cause| NodeError::Data {
@@ -284,7 +294,7 @@ impl Node {
                 == Some(ReplicationMode::Continuous),
             ..UplinkOptions::default()
         };
-        let uplink = uplink(&config, &credentials, board.clone(), options)?;
+        let uplink = uplink(&config, credentials, board.clone(), options)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
@@ -303,7 +313,7 @@ impl Node {
             shared: shared.clone(),
             node: id.clone(),
             started: Timestamp::now(),
-            certificate_end: holder.end,
+            certificate_end,
             uplink: uplink.clone(),
             board: board.clone(),
             data: config.node.data.clone(),

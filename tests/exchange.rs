@@ -1,5 +1,16 @@
 //! The exchange, end to end: three tiers, real TLS, real disks.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from start to end"
+)]
+
 mod support;
 
 use futures::StreamExt as _;

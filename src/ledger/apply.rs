@@ -126,7 +126,7 @@ pub fn apply(
         FrameKind::Entry => {
             let tree = trees.entry(frame.log).or_default();
             tree.push(leaf_hash(&frame.payload), |tile| {
-                put_tile(staged, frame.log, &tile)
+                put_tile(staged, frame.log, &tile);
             });
             staged.put(keys::size(frame.log), tree.size().to_be_bytes().to_vec());
             apply_entry(frame, rules, entries, staged)?;
@@ -234,9 +234,9 @@ fn count(
         None => {}
     }
     if entry.withdrawn() {
-        counts.withdrawn += 1
+        counts.withdrawn += 1;
     } else {
-        counts.live += 1
+        counts.live += 1;
     }
     staged.put(key, counts.to_bytes());
     Ok(())

@@ -65,6 +65,12 @@ pub fn newest_checkpoint(log: LogNo) -> Vec<u8> {
     of_log(b'k', log)
 }
 
+/// Prefix of a log's checkpoints by size.
+#[must_use]
+pub fn checkpoints(log: LogNo) -> Vec<u8> {
+    of_log(b'c', log)
+}
+
 /// See the table.
 #[must_use]
 pub fn checkpoint(log: LogNo, size: u64) -> Vec<u8> {

@@ -190,7 +190,7 @@ async fn a_retry_gets_the_first_answer_for_ever() {
     let ledger = store.open().await;
     let request = Some((RequestId::random(), [1; 32]));
     let proposal = Proposal {
-        request: request.clone(),
+        request,
         ..submit("R-1", "a")
     };
     let first = one(&ledger, proposal.clone()).await.unwrap();

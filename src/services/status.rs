@@ -165,11 +165,19 @@ pub fn mapped(foreign: Status) -> Status {
 }
 
 /// A message that a client could not encode.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
 pub fn unencodable(error: impl std::fmt::Display) -> Status {
     Status::new(Code::Internal, format!("cannot encode: {error}"))
 }
 
 /// An answer that a client could not decode: the node is of another version.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
 pub fn undecodable(error: impl std::fmt::Display) -> Status {
     Status::new(Code::Internal, format!("cannot read the answer: {error}"))
 }

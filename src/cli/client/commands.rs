@@ -13,7 +13,7 @@ use prost_reflect::{DynamicMessage, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Client, ClientError, ListOptions, csv,
+    Client, ClientError, ListOptions, board, csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
     method, table,
 };
@@ -647,7 +647,7 @@ impl Shown<'_> {
                 let shown = dynamic("hefu.node.v1.GetStatusResponse", &status);
                 shown.iter().for_each(|shown| self.print(shown));
             }
-            Output::Table => print_status(&status),
+            Output::Table => board::print(&status),
         }
         Ok(match status.health() {
             node::Health::Serving => Exit::Done,
@@ -706,66 +706,4 @@ fn summary_line(summary: &DynamicMessage) -> String {
     ];
     let counts = fields.map(|field| format!("{field} {}", table::number(summary, field)));
     counts.join(", ")
-}
-
-/// A status as tables.
-pub fn print_status(status: &node::GetStatusResponse) {
-    let health = status
-        .health()
-        .as_str_name()
-        .trim_start_matches("HEALTH_")
-        .to_lowercase();
-    println!(
-        "node {} ({}) is {health} {}",
-        status.node, status.version, status.health_reason
-    );
-    println!("log {} has {} entries", status.origin, status.size);
-    for damage in &status.damage {
-        println!("DAMAGED: {damage}");
-    }
-    let mut registers = table::table(["register", "live", "withdrawn"]);
-    for count in &status.registers {
-        let (live, withdrawn) = (count.live.to_string(), count.withdrawn.to_string());
-        registers.add_row([count.register.clone(), live, withdrawn]);
-    }
-    println!("{registers}");
-    if !status.uplinks.is_empty() {
-        let mut table = table::table(["log", "parent", "size", "cosigned", "lag", "state", "why"]);
-        for link in &status.uplinks {
-            table.add_row([
-                link.origin.clone(),
-                link.parent.clone(),
-                link.size.to_string(),
-                link.cosigned_size.to_string(),
-                link.lag.to_string(),
-                state(link.state()),
-                link.reason.clone(),
-            ]);
-        }
-        println!("{table}");
-    }
-    if !status.children.is_empty() {
-        let mut table =
-            table::table(["child", "signed", "held", "cosigned", "lag", "state", "why"]);
-        for child in &status.children {
-            table.add_row([
-                child.node.clone(),
-                child.signed_size.to_string(),
-                child.size.to_string(),
-                child.cosigned_size.to_string(),
-                child.lag.to_string(),
-                state(child.state()),
-                child.reason.clone(),
-            ]);
-        }
-        println!("{table}");
-    }
-}
-
-fn state(state: node::LinkState) -> String {
-    state
-        .as_str_name()
-        .trim_start_matches("LINK_STATE_")
-        .to_lowercase()
-        .replace('_', " ")
 }
