@@ -36,7 +36,7 @@ use crate::{
     },
     ledger::Ledger,
     node::{Node, NodeError},
-    replication::uplink::Uplink,
+    replication::Uplink,
     types::{Agency, AgencyTable, Identity, LogNo},
 };
 
@@ -94,13 +94,10 @@ struct Running {
 impl Running {
     /// What the parent has cosigned of a log.
     fn cosigned(&self, origin: &str) -> u64 {
-        let links = self
-            .uplink
-            .as_ref()
-            .map(|uplink| uplink.links().borrow().clone());
-        links
-            .and_then(|links| links.get(origin).map(|link| link.cosigned))
-            .unwrap_or(0)
+        let uplinks = self.uplink.as_ref().map(|uplink| uplink.board().uplinks());
+        let mut uplinks = uplinks.unwrap_or_default().into_iter();
+        let status = uplinks.find(|status| status.origin == origin);
+        status.map_or(0, |status| status.cosigned)
     }
 }
 
@@ -463,10 +460,9 @@ async fn synced(counties: &[Running]) -> Result<(), CliError> {
         let Some(uplink) = &county.uplink else {
             continue;
         };
-        let logs = uplink.sync(SYNC, |_| ()).await;
-        if let Some(log) = logs.iter().find(|log| log.after < log.size) {
-            let (held, size) = (log.after, log.size);
-            return Err(other(format!("{}: {held} of {size} cosigned", log.origin)));
+        let synced = uplink.sync(SYNC, |_| ()).await;
+        if !synced.complete {
+            return Err(other(synced.reason));
         }
         bar.inc(1);
     }
