@@ -1,6 +1,11 @@
 //! What deploy/ shows is what the program takes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::{fs, path::Path};
 
@@ -25,6 +30,10 @@ fn the_county_example_explains_every_key() {
             line.split_once(" = ").is_some_and(|(left, _)| left == name)
         };
         assert!(body.lines().any(set), "{key} is not in deploy/county.toml");
-        assert!(text.contains(&env_name(key)), "{} is not explained", env_name(key));
+        assert!(
+            text.contains(&env_name(key)),
+            "{} is not explained",
+            env_name(key)
+        );
     }
 }
