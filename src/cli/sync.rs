@@ -10,7 +10,7 @@ use super::{
     CliError, Exit,
     client::{
         ClientError,
-        commands::{Connection, Output},
+        args::{Connection, Output},
         dynamic::{dynamic, json},
         table::table,
     },
