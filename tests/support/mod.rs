@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod process;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use hefu::{
