@@ -115,6 +115,8 @@ impl Committer {
                 Ok(None) => {}
                 Ok(Some(stopped)) => {
                     let _ = self.settle();
+                    // The stores are let go first: whoever waits may open them again.
+                    drop(self);
                     let _ = stopped.send(());
                     return;
                 }
