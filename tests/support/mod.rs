@@ -161,8 +161,11 @@ impl Running {
     pub async fn stop(self) -> Config {
         self.stop.send_replace(true);
         self.served.await.unwrap().unwrap();
-        // Whoever still holds the ledger holds the data folder.
         drop(self.ledger);
+        // A stream that is just ending may hold the data folder a moment longer: its lock tells.
+        let lock = self.config.node.data.join("journal").join("lock");
+        let released = move || std::fs::File::open(lock).unwrap().lock().unwrap();
+        tokio::task::spawn_blocking(released).await.unwrap();
         self.config
     }
 }
