@@ -115,6 +115,8 @@ impl Committer {
                 Ok(None) => {}
                 Ok(Some(stopped)) => {
                     let _ = self.settle();
+                    // The stores are let go first: whoever waits may open them again.
+                    drop(self);
                     let _ = stopped.send(());
                     return;
                 }
@@ -409,7 +411,8 @@ impl Committer {
         if tree.size() != batch.start {
             return Ok(Mirrored::Elsewhere(tree.size()));
         }
-        if !matches!(*self.intake.borrow(), Intake::Open) {
+        // A node that is behind its parent with its own log may go on with others'.
+        if matches!(*self.intake.borrow(), Intake::Full | Intake::Failed(_)) {
             return Ok(Mirrored::NoSpace);
         }
         let leaves: Vec<_> = batch.entries.iter().map(|bytes| leaf_hash(bytes)).collect();

@@ -205,7 +205,7 @@ pub enum Mirrored {
     Elsewhere(u64),
     /// The log is quarantined, perhaps for this batch.
     Quarantined(String),
-    /// The node takes nothing in now.
+    /// The disk is below its watermark, or storage failed.
     NoSpace,
     /// No such log.
     Unknown,

@@ -14,18 +14,16 @@ use super::{
     Agreement, Board, MAX_LOGS, VERSION, agreement,
     batch::{check, hashes_to},
     board::{Carrying, Receipts},
+    offer::Offered,
     signed_checkpoint,
 };
 use crate::{
-    ledger::{
-        Intake, LogView, MirrorBatch, Mirrored, SubmitError,
-        note::{KeyUse, Note, VerifierKey},
-    },
+    ledger::{Intake, LogView, MirrorBatch, Mirrored, SubmitError, note::Note},
     proto::replication::v1::{
         self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
     storage::StorageError,
-    types::{LogNo, NodeId, Origin, Reason, Refusal, TrustDomain},
+    types::{LogNo, NodeId, Origin, Reason, Refusal},
 };
 
 /// A child that has not introduced itself by then is let go.
@@ -125,42 +123,6 @@ impl From<StorageError> for Fault {
 
 fn malformed(en: &str) -> Refusal {
     Refusal::new(Reason::RequestMalformed).because(en, "不符合复制协议")
-}
-
-/// A log that is offered, as far as it can be checked alone.
-struct Offered {
-    origin: Origin,
-    key: VerifierKey,
-    note: Option<Note>,
-}
-
-impl Offered {
-    fn parse(offer: &pb::LogOffer, domain: &TrustDomain) -> Result<Self, Refusal> {
-        let invalid = |en: String| {
-            Refusal::new(Reason::CheckpointInvalid).because(en, "日志的来源或密钥无效")
-        };
-        let origin: Origin = offer.origin.parse().map_err(|e| invalid(format!("{e}")))?;
-        if origin.domain() != domain {
-            return Err(invalid(format!(
-                "the log belongs to the trust domain {}",
-                origin.domain()
-            )));
-        }
-        let key: VerifierKey = offer
-            .verifier_key
-            .parse()
-            .map_err(|e| invalid(format!("{e}")))?;
-        if key.purpose() != KeyUse::Log || key.name() != origin.as_str() {
-            return Err(invalid(
-                "the key is not a log key of that origin".to_owned(),
-            ));
-        }
-        let note = match offer.checkpoint.as_str() {
-            "" => None,
-            text => Some(signed_checkpoint(text, &key)?),
-        };
-        Ok(Self { origin, key, note })
-    }
 }
 
 struct Session {
@@ -424,10 +386,11 @@ impl Session {
             Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
             Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),
             Mirrored::NoSpace => {
-                let reason = match *self.board().ledger().intake().borrow() {
-                    Intake::Open | Intake::Full => Reason::StorageFull,
-                    Intake::BehindParent(_) => Reason::BehindParent,
-                    Intake::Failed(_) => Reason::StorageFailed,
+                let failed = matches!(*self.board().ledger().intake().borrow(), Intake::Failed(_));
+                let reason = if failed {
+                    Reason::StorageFailed
+                } else {
+                    Reason::StorageFull
                 };
                 Err(Fault::Session(reason.into()))
             }

@@ -10,6 +10,7 @@ mod batch;
 mod board;
 mod lane;
 mod mirror;
+mod offer;
 mod receipt;
 mod session;
 mod status;

@@ -113,3 +113,12 @@ async fn a_parent_that_lost_entries_gets_them_again() {
         city.stop().await;
     }
 }
+
+#[tokio::test]
+async fn a_restored_parent_goes_on_with_its_childrens_logs() {
+    let (city, county, _) = replicated(10).await;
+    city.ledger.set_intake(Intake::BehindParent(String::new()));
+    county.submit(10..20).await;
+    county.sync().await;
+    same(&county, &city, &county.origin());
+}
