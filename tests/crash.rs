@@ -2,8 +2,16 @@
 //!
 //! `HEFU_KILLS=2000 cargo test --release --test crash -- --nocapture` runs it longer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![allow(clippy::too_many_lines, reason = "a test tells one story from start to end")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from start to end"
+)]
 
 mod support;
 
@@ -61,17 +69,26 @@ async fn write(mut clients: Clients, kill: u64, writer: usize, acks: Acks) {
 /// Streams lists beside the single submits.
 async fn write_lists(mut clients: Clients, kill: u64) {
     for n in 0.. {
-        let rows = (0..50).map(|row| risk(&format!("L{kill}-{n}-{row}"))).collect();
+        let rows = (0..50)
+            .map(|row| risk(&format!("L{kill}-{n}-{row}")))
+            .collect();
         let message = SubmitRisksRequest {
             risks: rows,
             parent: format!("agencies/{QIDONG}/risks"),
             ..Default::default()
         };
         let stream = futures::stream::iter([message]);
-        let Ok(answers) = clients.risks.submit_risks(stream).await else { return };
+        let Ok(answers) = clients.risks.submit_risks(stream).await else {
+            return;
+        };
         let mut answers = answers.into_inner();
         while let Ok(Some(answer)) = answers.message().await {
-            assert!(answer.rows.iter().all(|row| row.outcome() == Outcome::Created));
+            assert!(
+                answer
+                    .rows
+                    .iter()
+                    .all(|row| row.outcome() == Outcome::Created)
+            );
         }
     }
 }
@@ -80,12 +97,29 @@ async fn write_lists(mut clients: Clients, kill: u64) {
 async fn look(clients: &mut Clients, acks: &[Acknowledged]) {
     for ack in acks {
         let index = ack.receipt.index;
-        let request = GetInclusionProofRequest { index, ..Default::default() };
-        let proof = clients.ledger.get_inclusion_proof(request).await.unwrap().into_inner();
+        let request = GetInclusionProofRequest {
+            index,
+            ..Default::default()
+        };
+        let proof = clients
+            .ledger
+            .get_inclusion_proof(request)
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(proof.leaf_hash, ack.receipt.leaf_hash, "index {index}");
         let name = ack.request.risk.as_ref().unwrap().name.clone();
-        clients.risks.get_risk(GetRiskRequest { name }).await.unwrap();
-        let again = clients.risks.submit_risk(ack.request.clone()).await.unwrap().into_inner();
+        clients
+            .risks
+            .get_risk(GetRiskRequest { name })
+            .await
+            .unwrap();
+        let again = clients
+            .risks
+            .submit_risk(ack.request.clone())
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(again.receipt.unwrap().index, index);
     }
 }
@@ -94,7 +128,12 @@ async fn look(clients: &mut Clients, acks: &[Acknowledged]) {
 async fn a_county_that_is_killed_has_everything_that_it_acknowledged() {
     let (domain, mut random) = (Domain::new(), Random::new());
     let (kills, seed) = (times("HEFU_KILLS", 50), random.seed());
-    let city_config = configure(&domain, "nantong", &domain.folder.path().join("nantong"), None);
+    let city_config = configure(
+        &domain,
+        "nantong",
+        &domain.folder.path().join("nantong"),
+        None,
+    );
     let data = domain.folder.path().join("qidong");
     let up = Some(("nantong", port(&city_config)));
     let config = configure(&domain, "qidong", &data, up);
@@ -119,7 +158,11 @@ async fn a_county_that_is_killed_has_everything_that_it_acknowledged() {
         county = Process::start(&config);
         let mut clients = county.clients(&domain, &format!("agency/{QIDONG}")).await;
         let newest = acks.lock().unwrap().clone();
-        look(&mut clients, &newest[newest.len().saturating_sub(LOOKED_AT)..]).await;
+        look(
+            &mut clients,
+            &newest[newest.len().saturating_sub(LOOKED_AT)..],
+        )
+        .await;
     }
     let mut clients = county.clients(&domain, &format!("agency/{QIDONG}")).await;
     let all = acks.lock().unwrap().clone();
@@ -132,9 +175,17 @@ async fn a_county_that_is_killed_has_everything_that_it_acknowledged() {
     city.kill();
     for folder in [data, domain.folder.path().join("nantong")] {
         let verified = verify::folder(&folder).unwrap();
-        assert_eq!(verified.defects, Vec::<String>::new(), "{} (seed {seed})", folder.display());
+        assert_eq!(
+            verified.defects,
+            Vec::<String>::new(),
+            "{} (seed {seed})",
+            folder.display()
+        );
     }
-    println!("county: {kills} kills, {} acknowledged, 0 missing (seed {seed})", all.len());
+    println!(
+        "county: {kills} kills, {} acknowledged, 0 missing (seed {seed})",
+        all.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,8 +200,10 @@ async fn a_city_that_is_killed_has_everything_that_it_cosigned() {
     let mut city = Process::start(&city_config);
     let county = Process::start(&config);
     let clients = county.clients(&domain, &format!("agency/{QIDONG}")).await;
-    let (acks, mut operator) =
-        (Acks::default(), county.clients(&domain, "admin/operator").await);
+    let (acks, mut operator) = (
+        Acks::default(),
+        county.clients(&domain, "admin/operator").await,
+    );
     let writing = tokio::spawn(write(clients, 0, 0, acks.clone()));
     let mut cosigned = 0;
     for _ in 0..kills {
@@ -161,11 +214,16 @@ async fn a_city_that_is_killed_has_everything_that_it_cosigned() {
         city.kill();
         city = Process::start(&city_config);
         let mut above = city.clients(&domain, "admin/operator").await;
-        let request = hefu::proto::ledger::v1::GetCheckpointRequest { origin: status.origin };
+        let request = hefu::proto::ledger::v1::GetCheckpointRequest {
+            origin: status.origin,
+        };
         match above.ledger.get_checkpoint(request).await {
             Ok(answer) => {
                 let held = answer.into_inner().log.unwrap().size;
-                assert!(held >= cosigned, "{held} held, {cosigned} cosigned (seed {seed})");
+                assert!(
+                    held >= cosigned,
+                    "{held} held, {cosigned} cosigned (seed {seed})"
+                );
             }
             Err(status) => assert_eq!((status.code(), cosigned), (Code::NotFound, 0)),
         }
@@ -177,7 +235,12 @@ async fn a_city_that_is_killed_has_everything_that_it_cosigned() {
     city.kill();
     for folder in [data, city_data] {
         let verified = verify::folder(&folder).unwrap();
-        assert_eq!(verified.defects, Vec::<String>::new(), "{} (seed {seed})", folder.display());
+        assert_eq!(
+            verified.defects,
+            Vec::<String>::new(),
+            "{} (seed {seed})",
+            folder.display()
+        );
     }
     println!("city: {kills} kills, {cosigned} cosigned at the last look, 0 missing (seed {seed})");
 }

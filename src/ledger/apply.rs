@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     proto::ledger::v1 as pb,
-    storage::{Frame, FrameKind, LogStore, StateStore, StorageError},
+    storage::{Batch, Frame, FrameKind, LogStore, StateStore, StorageError},
     types::{LogIndex, LogNo},
 };
 
@@ -132,6 +132,7 @@ pub fn apply(
             apply_entry(frame, rules, entries, staged)?;
         }
     }
+    staged.end_frame();
     Ok(())
 }
 
@@ -185,7 +186,9 @@ fn apply_entry(
     }
     let previous = before.map(|head| entries.get(head.entry)).transpose()?;
     let previous = previous.as_ref().map(revision);
-    rules.index(&entry.name, previous, revision(&entry), staged.batch());
+    let mut batch = Batch::default();
+    rules.index(&entry.name, previous, revision(&entry), &mut batch);
+    staged.extend(batch);
     Ok(())
 }
 

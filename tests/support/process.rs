@@ -41,14 +41,26 @@ pub fn configure(domain: &Domain, name: &str, data: &Path, parent: Option<(&str,
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// The port that a configuration names.
 pub fn port(config: &Path) -> u16 {
     let text = std::fs::read_to_string(config).unwrap();
-    let line = text.lines().find(|line| line.starts_with("listen")).unwrap();
-    line.rsplit(':').next().unwrap().trim_end_matches('"').parse().unwrap()
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("listen"))
+        .unwrap();
+    line.rsplit(':')
+        .next()
+        .unwrap()
+        .trim_end_matches('"')
+        .parse()
+        .unwrap()
 }
 
 impl Process {
@@ -59,13 +71,20 @@ impl Process {
 
     pub fn with_env(config: &Path, env: &[(&str, String)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
-        command.args(["serve", "--config"]).arg(config).stdout(Stdio::piped());
+        command
+            .args(["serve", "--config"])
+            .arg(config)
+            .stdout(Stdio::piped());
         command.envs(env.iter().map(|(key, value)| (*key, value)));
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         let address = line.trim().rsplit(' ').next().unwrap_or_default();
-        let address = address.parse().unwrap_or_else(|_| panic!("it did not start: {line:?}"));
+        let address = address
+            .parse()
+            .unwrap_or_else(|_| panic!("it did not start: {line:?}"));
         Self { child, address }
     }
 
@@ -92,7 +111,9 @@ pub struct Random(u64);
 
 impl Random {
     pub fn new() -> Self {
-        let seed = std::env::var("HEFU_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = std::env::var("HEFU_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let time = jiff::Timestamp::now().as_nanosecond();
         Self(seed.unwrap_or_else(|| u64::try_from(time % i128::from(u32::MAX)).unwrap()))
     }
@@ -113,5 +134,8 @@ impl Random {
 
 /// How often: an environment variable, or the default.
 pub fn times(variable: &str, default: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+    std::env::var(variable)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(default)
 }
