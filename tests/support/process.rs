@@ -70,6 +70,15 @@ impl Process {
     }
 
     pub fn with_env(config: &Path, env: &[(&str, String)]) -> Self {
+        Self::launch(config, env).unwrap_or_else(|said| panic!("it did not start: {said}"))
+    }
+
+    /// Starts a node that may refuse to.
+    pub fn try_start(config: &Path) -> Result<Self, String> {
+        Self::launch(config, &[])
+    }
+
+    fn launch(config: &Path, env: &[(&str, String)]) -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
         command
             .args(["serve", "--config"])
@@ -82,10 +91,13 @@ impl Process {
             .read_line(&mut line)
             .unwrap();
         let address = line.trim().rsplit(' ').next().unwrap_or_default();
-        let address = address
-            .parse()
-            .unwrap_or_else(|_| panic!("it did not start: {line:?}"));
-        Self { child, address }
+        match address.parse() {
+            Ok(address) => Ok(Self { child, address }),
+            Err(_) => {
+                let status = child.wait().unwrap();
+                Err(format!("{status}, it said {line:?}"))
+            }
+        }
     }
 
     /// kill -9.
