@@ -150,6 +150,12 @@ pub fn mapped(foreign: Status) -> Status {
     }
     let reason = match foreign.code() {
         Code::Ok => return foreign,
+        // The caller went away in the middle of a message: nobody is left to tell, and it is no fault.
+        Code::Unknown | Code::Internal | Code::Cancelled
+            if foreign.message().contains("h2 protocol error") =>
+        {
+            return foreign;
+        }
         Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
         Code::InvalidArgument => Reason::RequestMalformed,
         Code::Unimplemented => Reason::MethodUnknown,
