@@ -106,6 +106,18 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// SIGTERM, and the status that it ends with.
+    pub fn stop(mut self) -> std::process::ExitStatus {
+        let pid = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        self.child.wait().unwrap()
+    }
+
+    /// Waits until the node ends by itself.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     pub async fn clients(&self, domain: &Domain, identity: &str) -> Clients {
         Clients::new(dial(&domain.issue(identity), self.address).await.unwrap())
     }
