@@ -6,11 +6,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod ledger;
+pub mod node;
 pub mod proto;
 pub mod registers;
+pub mod replication;
 pub mod services;
 pub mod storage;
 pub mod types;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `hefu` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hefu::cli::main()
+}

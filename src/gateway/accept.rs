@@ -35,11 +35,14 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Who is at the other end of a verified connection, or why its certificate names nobody here. Such
 /// a peer is let in as far as the gate, which tells it so: a closed connection tells nothing.
 #[derive(Debug, Clone)]
-pub(super) struct Counterpart(pub(super) Result<Peer, IdentityError>);
+pub struct Counterpart(
+    /// The peer, as its certificate and its socket tell.
+    pub Result<Peer, IdentityError>,
+);
 
 /// A connection whose certificate is verified. It closes when its certificate ends, and when
 /// serving ends.
-pub(super) struct Connection {
+pub struct Connection {
     stream: TlsStream<TcpStream>,
     counterpart: Counterpart,
     /// None once it has come.
@@ -160,7 +163,7 @@ struct Handshakes {
 
 /// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer
 /// that is slow, unknown or hostile costs only itself. `closing` closes every connection.
-pub(super) fn accept(
+pub fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
     domain: TrustDomain,

@@ -10,7 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{
-    explain::explain,
+    explain,
     identity::{Holder, holder},
     tls::{Credentials, TlsError, provider},
 };
@@ -101,7 +101,7 @@ impl Dialer {
         let connecting = endpoint.connect_with_connector(service_fn(move |_| connector.dial()));
         connecting.await.map_err(|error| DialError::Connect {
             server: server.to_owned(),
-            cause: explain(&error),
+            cause: explain::cause(&error),
         })
     }
 

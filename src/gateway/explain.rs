@@ -6,7 +6,7 @@ use rustls::{AlertDescription, CertificateError, Error as Tls};
 
 /// The cause at the bottom of a chain of errors, and what to do about it.
 #[must_use]
-pub fn explain(error: &(dyn Error + 'static)) -> String {
+pub fn cause(error: &(dyn Error + 'static)) -> String {
     let mut at = error;
     loop {
         if let Some(io) = at.downcast_ref::<io::Error>() {

@@ -1,6 +1,6 @@
 //! The edge of a node: TLS, identity, who may call what, and the order of the layers.
 
-mod accept;
+pub mod accept;
 mod body;
 pub mod client;
 pub mod explain;

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rcgen::{
@@ -15,7 +16,7 @@ use rustls::pki_types::DnsName;
 use super::tls::{TlsError, owner_only};
 use crate::{
     storage::durable,
-    types::{Identity, Role},
+    types::{Clock as _, Identity, Role, SystemClock},
 };
 
 /// Days that a certificate lives by default.
@@ -45,8 +46,8 @@ pub enum PkiError {
     /// The authority's key can be read by others.
     #[error(transparent)]
     Key(#[from] TlsError),
-    /// Too short or too long a life.
-    #[error("a certificate lives 1 to {MAX_DAYS} days, not {0}")]
+    /// Too long a life.
+    #[error("a certificate lives at most {MAX_DAYS} days, not {0}")]
     BadDays(u32),
     /// A host that is no DNS name and no address.
     #[error("{0} is no host name and no address")]
@@ -130,7 +131,7 @@ impl Authority {
         hosts: &[String],
         days: u32,
     ) -> Result<Issued, PkiError> {
-        if !(1..=MAX_DAYS).contains(&days) {
+        if days > MAX_DAYS {
             return Err(PkiError::BadDays(days));
         }
         let stem = identity.role.to_string().replace('/', "-");
@@ -192,10 +193,14 @@ fn params(name: &str, days: u32) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     // An hour back, so that a peer whose clock is a little behind accepts it at once.
-    let now = std::time::SystemTime::now();
-    params.not_before = (now - std::time::Duration::from_secs(3_600)).into();
-    params.not_after = (now + std::time::Duration::from_secs(86_400 * u64::from(days))).into();
+    let now = std::time::UNIX_EPOCH + since_epoch(SystemClock.now());
+    params.not_before = (now - Duration::from_secs(3_600)).into();
+    params.not_after = (now + Duration::from_secs(86_400 * u64::from(days))).into();
     params
+}
+
+fn since_epoch(now: jiff::Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0))
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> PkiError {

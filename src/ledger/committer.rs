@@ -19,17 +19,20 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, SubmitError, Submitted,
     apply::{Entries, Trees, apply},
-    entry::{FORMAT, StoredEntry, timestamp},
-    head::{EntryRef, Head, content_hash},
+    decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
+    entry::{StoredEntry, timestamp},
+    head::{EntryRef, Head},
     keys,
     merkle::leaf_hash,
     note::{Checkpoint, NodeKey, Note, VerifierKey},
+    open::Applied,
     rules::{Change, Intent, JudgeError, Proposal, Rules},
+    staged::Chunk,
     staged::{Staged, StateRead},
 };
 use crate::{
-    proto::ledger::v1::{self as pb, Action},
-    storage::{Frame, FrameKind, LogStore, SlotFile, StateStore, StorageError},
+    proto::ledger::v1 as pb,
+    storage::{Frame, FrameKind, LogStore, Position, SlotFile, StateStore, StorageError},
     types::{Clock, LedgerTime, LogIndex, LogNo, Reason, RecordName, Refusal},
 };
 
@@ -115,6 +118,8 @@ impl Committer {
                 Ok(None) => {}
                 Ok(Some(stopped)) => {
                     let _ = self.settle();
+                    // The stores are let go first: whoever waits may open them again.
+                    drop(self);
                     let _ = stopped.send(());
                     return;
                 }
@@ -182,11 +187,9 @@ impl Committer {
             ..
         } = group;
         if !frames.is_empty() {
+            let start = journal.end();
             let end = journal.append(&frames)?;
-            let mut batch = staged.into_batch();
-            let applied = end.0.to_be_bytes().to_vec();
-            batch.changes.insert(keys::APPLIED.to_vec(), Some(applied));
-            state.apply(batch)?;
+            apply_chunks(state.as_ref(), staged.into_chunks(), start, end)?;
             self.publish(end, touched)?;
         }
         let published = self.published.borrow().clone();
@@ -409,7 +412,8 @@ impl Committer {
         if tree.size() != batch.start {
             return Ok(Mirrored::Elsewhere(tree.size()));
         }
-        if !matches!(*self.intake.borrow(), Intake::Open) {
+        // A node that is behind its parent with its own log may go on with others'.
+        if matches!(*self.intake.borrow(), Intake::Full | Intake::Failed(_)) {
             return Ok(Mirrored::NoSpace);
         }
         let leaves: Vec<_> = batch.entries.iter().map(|bytes| leaf_hash(bytes)).collect();
@@ -469,7 +473,7 @@ impl Committer {
     /// Signs the own log's new head, keeps it outside the journal, and lets readers see the group.
     fn publish(
         &mut self,
-        end: crate::storage::Position,
+        end: Position,
         touched: BTreeMap<LogNo, Touch>,
     ) -> Result<(), StorageError> {
         let mut next = Published::clone(&self.published.borrow());
@@ -527,6 +531,34 @@ impl Drop for Committer {
     }
 }
 
+/// Applies what a durable group changes, chunk by chunk, each with the position that it reflects.
+fn apply_chunks(
+    state: &dyn StateStore,
+    chunks: Vec<Chunk>,
+    start: Position,
+    end: Position,
+) -> Result<(), StorageError> {
+    let last = chunks.len().saturating_sub(1);
+    for (at, mut chunk) in chunks.into_iter().enumerate() {
+        let applied = match at == last {
+            true => Applied {
+                position: end,
+                frames: 0,
+            },
+            false => Applied {
+                position: start,
+                frames: chunk.frames,
+            },
+        };
+        chunk
+            .batch
+            .changes
+            .insert(keys::APPLIED.to_vec(), Some(applied.to_bytes()));
+        state.apply(chunk.batch)?;
+    }
+    Ok(())
+}
+
 /// The first answer of a request that was made before; `None` for a new request.
 fn replay(proposal: &Proposal, group: &Group<'_>) -> Result<Option<Accepted>, JudgeError> {
     let Some((id, hash)) = &proposal.request else {
@@ -550,77 +582,6 @@ fn replay(proposal: &Proposal, group: &Group<'_>) -> Result<Option<Accepted>, Ju
             Ok(Some(accepted))
         }
         _ => Err(Refusal::new(Reason::RequestIdReused).into()),
-    }
-}
-
-fn refuse_intake(intake: &Intake) -> Result<(), Refusal> {
-    match intake {
-        Intake::Open => Ok(()),
-        Intake::Full => Err(Refusal::new(Reason::StorageFull)),
-        Intake::BehindParent(_) => Err(Refusal::new(Reason::BehindParent)),
-        Intake::Failed(_) => Err(Refusal::new(Reason::StorageFailed)),
-    }
-}
-
-fn check_preconditions(proposal: &Proposal, head: Option<&Head>) -> Result<(), Refusal> {
-    if head.is_some_and(|head| head.entry.log != LogNo::OWN) {
-        return Err(Refusal::new(Reason::RecordElsewhere));
-    }
-    if head.is_none() && matches!(proposal.intent, Intent::Withdraw { .. }) {
-        return Err(Refusal::new(Reason::RecordNotFound));
-    }
-    match (&proposal.etag, head) {
-        (Some(etag), Some(head)) if *etag == head.etag() => Ok(()),
-        (Some(_), _) => Err(Refusal::new(Reason::EtagStale)),
-        (None, _) => Ok(()),
-    }
-}
-
-fn is_so_already(intent: &Intent, head: &Head) -> bool {
-    match intent {
-        Intent::Submit(record) => !head.withdrawn && content_hash(record) == head.hash,
-        Intent::Withdraw { .. } => head.withdrawn,
-    }
-}
-
-fn new_entry(
-    proposal: &Proposal,
-    head: Option<&Head>,
-    record: &Bytes,
-    cascaded: &[RecordName],
-    now: LedgerTime,
-) -> pb::Entry {
-    let (action, reason) = match &proposal.intent {
-        Intent::Submit(_) => (Action::Submit, String::new()),
-        Intent::Withdraw { reason, .. } => (Action::Withdraw, reason.clone()),
-    };
-    let (id, hash) = match &proposal.request {
-        Some((id, hash)) => (id.to_string(), hash.to_vec()),
-        None => (String::new(), Vec::new()),
-    };
-    let revision = head.map_or(1, |head| head.revision + 1);
-    pb::Entry {
-        format: FORMAT,
-        time: Some(timestamp(now)),
-        name: proposal.name.to_string(),
-        submitter: proposal.submitter.clone(),
-        action: action.into(),
-        revision: i64::try_from(revision).unwrap_or(i64::MAX),
-        previous: head.map(|head| head.entry.index.0),
-        request_id: id,
-        request_hash: hash,
-        record: record.clone(),
-        withdraw_reason: reason,
-        create_time: Some(timestamp(head.map_or(now, |head| head.created))),
-        cascaded: cascaded.iter().map(ToString::to_string).collect(),
-    }
-}
-
-fn outcome_of(entry: &StoredEntry) -> Outcome {
-    match (entry.withdrawn(), entry.revision()) {
-        (true, _) => Outcome::Withdrawn,
-        (false, 1) => Outcome::Created,
-        (false, _) => Outcome::Revised,
     }
 }
 

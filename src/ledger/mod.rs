@@ -5,6 +5,7 @@
 mod apply;
 pub mod audit;
 mod committer;
+mod decide;
 pub mod entry;
 pub mod head;
 pub mod keys;
@@ -14,7 +15,10 @@ mod open;
 pub mod rules;
 pub mod staged;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -202,7 +206,7 @@ pub enum Mirrored {
     Elsewhere(u64),
     /// The log is quarantined, perhaps for this batch.
     Quarantined(String),
-    /// The node takes nothing in now.
+    /// The disk is below its watermark, or storage failed.
     NoSpace,
     /// No such log.
     Unknown,
@@ -225,7 +229,11 @@ pub struct Ledger {
     published: watch::Receiver<Arc<Published>>,
     intake: Arc<watch::Sender<Intake>>,
     key: Arc<NodeKey>,
+    damage: Arc<Mutex<BTreeSet<String>>>,
 }
+
+/// Damaged places that a node remembers; `hefu verify` finds all of them.
+const MAX_DAMAGE: usize = 100;
 
 impl Ledger {
     /// Submits proposals: one result for each, all durable when this returns.
@@ -376,7 +384,21 @@ impl Ledger {
     /// # Errors
     /// [`StorageError::Corrupt`] names it where it is damaged.
     pub fn entry(&self, at: EntryRef) -> Result<StoredEntry, StorageError> {
-        Entries::new(self.journal.as_ref()).get(at)
+        let found = Entries::new(self.journal.as_ref()).get(at);
+        if let Err(StorageError::Corrupt { what }) = &found {
+            let mut damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+            if damage.len() < MAX_DAMAGE {
+                damage.insert(what.clone());
+            }
+        }
+        found
+    }
+
+    /// Damage that was met since the start, by name.
+    #[must_use]
+    pub fn damage(&self) -> Vec<String> {
+        let damage = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        damage.iter().cloned().collect()
     }
 
     /// The leaf hash of an entry.
@@ -436,7 +458,7 @@ impl Ledger {
     /// As [`StateStore::get`].
     pub fn checkpoint_from(&self, log: LogNo, size: u64) -> Result<Option<Note>, StorageError> {
         let prefix = keys::checkpoint(log, size);
-        let end = KeyRange::prefix(&prefix[..5]).end;
+        let end = KeyRange::prefix(&keys::checkpoints(log)).end;
         let found = self
             .state
             .scan(KeyRange { start: prefix, end }, false)

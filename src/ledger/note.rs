@@ -17,8 +17,10 @@ use crate::types::LedgerTime;
 const ED25519: u8 = 0x01;
 /// C2SP tlog-cosignature: the algorithm byte of a timestamped Ed25519 cosignature.
 const COSIGNATURE_V1: u8 = 0x04;
-/// Largest note that is parsed, in bytes.
-pub const MAX_NOTE_BYTES: usize = 16 * 1024;
+/// Largest note that is parsed, in bytes: two of them fit into a value of the state.
+pub const MAX_NOTE_BYTES: usize = 1_700;
+/// Largest note that is taken from another node: room for this node's own cosignature is left.
+pub const MAX_FOREIGN_NOTE_BYTES: usize = 1_200;
 /// Most signature lines that a note may have.
 const MAX_SIGNATURES: usize = 32;
 
@@ -313,7 +315,7 @@ impl FromStr for Note {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n", self.text)?;
+        writeln!(f, "{}", self.text)?;
         for line in &self.signatures {
             let mut bytes = line.id.to_vec();
             bytes.extend_from_slice(&line.bytes);

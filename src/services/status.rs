@@ -145,7 +145,9 @@ fn referenced(reason: Reason, reference: Uuid) -> Refusal {
 /// A status of tonic's own making, in hefu's terms; one that has details already is left as it is.
 #[must_use]
 pub fn mapped(foreign: Status) -> Status {
-    if !foreign.details().is_empty() || foreign.code() == Code::Ok {
+    // A caller that goes away in the middle of a message: nobody is left to tell, and it is no fault.
+    let is_gone = foreign.message().contains("h2 protocol error");
+    if is_gone || foreign.code() == Code::Ok || !foreign.details().is_empty() {
         return foreign;
     }
     let mut known = status(refusal(&foreign));
@@ -160,10 +162,6 @@ const ENCODING: [&str; 2] = ["Error encoding", "Error compressing"];
 
 fn refusal(foreign: &Status) -> Refusal {
     let text = foreign.message();
-    // The caller's connection broke while its messages were read: nobody hears the answer.
-    if text.starts_with("h2 protocol error") {
-        return Reason::DeadlineExceeded.into();
-    }
     match foreign.code() {
         Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge.into(),
         Code::InvalidArgument => Reason::RequestMalformed.into(),
@@ -192,6 +190,24 @@ fn malformed(text: &str) -> Refusal {
         Some(why) => refusal.because(why, why),
         None => refusal,
     }
+}
+
+/// A message that a client could not encode.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
+pub fn unencodable(error: impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, format!("cannot encode: {error}"))
+}
+
+/// An answer that a client could not decode: the node is of another version.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
+pub fn undecodable(error: impl std::fmt::Display) -> Status {
+    Status::new(Code::Internal, format!("cannot read the answer: {error}"))
 }
 
 /// An error as a client reads it.

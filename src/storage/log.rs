@@ -1,5 +1,7 @@
 //! The contract of the log: frames appended in groups, in one order, for ever.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::StorageError;
@@ -98,4 +100,48 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// Bytes that the store takes on disk.
     fn bytes_on_disk(&self) -> u64;
+}
+
+/// Refuses what must not be written at all. `size` tells how many entries a log has.
+pub(super) fn check_group(
+    group: &[Frame],
+    size: impl Fn(LogNo) -> u64,
+) -> Result<(), StorageError> {
+    let refuse = |cause: String| {
+        Err(StorageError::Failed {
+            doing: "appending",
+            cause,
+        })
+    };
+    if group.is_empty() {
+        return refuse("the group is empty".into());
+    }
+    let mut due: BTreeMap<LogNo, u64> = BTreeMap::new();
+    for Frame {
+        kind,
+        log,
+        index,
+        payload,
+    } in group
+    {
+        if payload.len() > Frame::MAX_BYTES {
+            return refuse(format!(
+                "a frame of log {} has {} bytes",
+                log.0,
+                payload.len()
+            ));
+        }
+        if *kind != FrameKind::Entry {
+            continue;
+        }
+        let due = due.entry(*log).or_insert_with(|| size(*log));
+        if *due != index.0 {
+            return refuse(format!(
+                "log {} has {due} entries; got index {}",
+                log.0, index.0
+            ));
+        }
+        *due += 1;
+    }
+    Ok(())
 }

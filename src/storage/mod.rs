@@ -5,15 +5,23 @@
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
 pub mod durable;
+#[cfg(test)]
+pub(crate) mod faulty;
+mod journal;
 mod log;
 mod memory;
+mod sled;
 mod slot;
 mod state;
+#[cfg(test)]
+pub(crate) mod suite;
 
+pub use journal::{Audit, AuditWalk, Damage, Defect, Finding, Journal, JournalOptions};
 pub use log::{Frame, FrameKind, LogStore, Position, Scan};
 pub use memory::{MemoryLog, MemoryState};
+pub use sled::{Opened, SledOptions, SledState};
 pub use slot::{SlotContent, SlotFile};
-pub use state::{Batch, KeyRange, KeyValue, MAX_VALUE_BYTES, StateStore};
+pub use state::{Batch, KeyRange, KeyValue, MAX_KEY_BYTES, MAX_VALUE_BYTES, StateStore};
 
 /// Why storage could not do what it was asked to.
 ///

@@ -6,8 +6,11 @@ use bytes::Bytes;
 
 use super::StorageError;
 
-/// The largest value that a state store takes. sled is not crash-safe above 4,000 bytes.
+/// The largest value that a state store takes: what the embedded engine keeps across a power cut.
 pub const MAX_VALUE_BYTES: usize = 4_000;
+
+/// The longest key that a state store takes.
+pub const MAX_KEY_BYTES: usize = 1_000;
 
 /// Changes that are applied together: a key to its new value, or to `None` to remove it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,6 +47,12 @@ impl KeyRange {
             end: None,
         }
     }
+
+    /// Whether no key can be in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
 }
 
 /// A pair that a scan yields.
@@ -58,22 +67,28 @@ pub trait StateStore: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
     /// The pairs of a range in key order, or in reverse. Lazy: a caller that stops early pays for
-    /// what it took.
+    /// what it took. Each key comes at most once; a pair that is changed meanwhile comes in its old
+    /// or in its new state.
     fn scan<'a>(
         &'a self,
         range: KeyRange,
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + Send + 'a>;
 
-    /// Applies a batch: readers see all of it or none.
+    /// Applies a batch, all of it or none, if it has at most 256 changes.
+    ///
+    /// A larger one is applied as several such parts, the highest keys first. A reader, or a kill
+    /// between two parts, may see some of them. So the key that says which part of the log is
+    /// applied must sort before all others: it then never claims what is not there, and applying
+    /// the log again from where it stands makes the batch whole.
     ///
     /// # Durability
     /// After a kill of the process, a prefix of the applied batches is there. Only
     /// [`StateStore::sync`] makes them survive a power cut.
     ///
     /// # Errors
-    /// As [`StateStore::get`], and [`StorageError::Full`]. A value over [`MAX_VALUE_BYTES`] is
-    /// refused as `Failed`, without being written.
+    /// As [`StateStore::get`], and [`StorageError::Full`]. A value over [`MAX_VALUE_BYTES`] or a key
+    /// over [`MAX_KEY_BYTES`] is refused as `Failed`, without anything being written.
     fn apply(&self, batch: Batch) -> Result<(), StorageError>;
 
     /// Makes everything applied so far survive a power cut.
@@ -84,4 +99,42 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Bytes that the store takes on disk.
     fn bytes_on_disk(&self) -> u64;
+}
+
+/// Refuses what no store may be given.
+pub(super) fn check_batch(batch: &Batch) -> Result<(), StorageError> {
+    let refuse = |cause| {
+        Err(StorageError::Failed {
+            doing: "applying a batch",
+            cause,
+        })
+    };
+    for (key, value) in &batch.changes {
+        if key.len() > MAX_KEY_BYTES {
+            return refuse(format!("a key has {} bytes", key.len()));
+        }
+        if let Some(value) = value.as_ref().filter(|value| value.len() > MAX_VALUE_BYTES) {
+            return refuse(format!("a value has {} bytes", value.len()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_prefix_range_holds_exactly_the_keys_with_the_prefix(
+            prefix in proptest::collection::vec(prop_oneof![Just(0_u8), Just(254), Just(255)], 0..4),
+            key in proptest::collection::vec(prop_oneof![Just(0_u8), Just(254), Just(255)], 0..6),
+        ) {
+            let range = KeyRange::prefix(&prefix);
+            let is_in = key >= range.start && range.end.as_ref().is_none_or(|end| key < *end);
+            prop_assert_eq!(is_in, key.starts_with(&prefix));
+        }
+    }
 }

@@ -273,7 +273,8 @@ async fn one_address_takes_no_more_than_its_share() {
 async fn a_connection_ends_with_its_certificate() {
     let gateway = Gateway::start().await;
     let short = gateway.pki.odd("agency/qidong-emergency", |params| {
-        params.not_after = (std::time::SystemTime::now() + Duration::from_secs(2)).into();
+        // It begins an hour ago.
+        params.not_after = params.not_before + Duration::from_secs(3_600 + 3);
     });
     let channel = gateway.dial(&short).await.unwrap();
     let mut client = pb::risk_service_client::RiskServiceClient::new(channel);
@@ -328,10 +329,8 @@ async fn an_authority_is_made_once_and_opened_again() {
     let opened = Authority::open(folder).unwrap();
     let issued = opened.issue(&identity("admin/operator"), &[], 1).unwrap();
     assert_eq!(health(gateway.dial(&issued).await.unwrap()).await, Ok(()));
-    for days in [0, u32::MAX] {
-        let refused = opened.issue(&identity("admin/operator"), &[], days);
-        assert!(matches!(refused, Err(PkiError::BadDays(_))));
-    }
+    let refused = opened.issue(&identity("admin/operator"), &[], u32::MAX);
+    assert!(matches!(refused, Err(PkiError::BadDays(_))));
     for host in ["", "a b", "启东", "https://localhost", "localhost:7443"] {
         let refused = opened.issue(&identity("node/qidong"), &[host.to_owned()], 1);
         assert!(matches!(refused, Err(PkiError::BadHost(_))), "{host}");

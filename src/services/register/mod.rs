@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     ledger::{Ledger, entry::StoredEntry},
-    registers::{About, AnyRegister, Registers},
+    registers::{AnyRegister, Registers},
     types::{Clock, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
 };
 
@@ -98,10 +98,6 @@ impl Call {
             );
         }
         violations.into_complete(name).map_err(Refusal::from)
-    }
-
-    fn about(&self) -> Result<&'static About, Refusal> {
-        Ok(self.register()?.about())
     }
 
     /// A revision as it goes out: the stored bytes, what the ledger says, what the rules derive.
@@ -230,6 +226,23 @@ where
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)
+}
+
+/// The service as a router takes it.
+pub(super) fn routed(
+    service: RegisterService,
+) -> impl Service<
+    http::Request<axum::body::Body>,
+    Response = http::Response<Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync
++ 'static {
+    tower::util::MapRequest::new(service, |request: http::Request<axum::body::Body>| {
+        request.map(Body::new)
+    })
 }
 
 impl Service<http::Request<Body>> for RegisterService {

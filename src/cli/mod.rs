@@ -1,0 +1,174 @@
+//! The `hefu` command: one file for each server command, one folder for the client.
+
+pub mod client;
+pub mod demo;
+mod pki;
+mod serve;
+mod sync;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::client::{ClientError, args, commands};
+use crate::{gateway::client::DialError, node::NodeError};
+
+/// How a command ended; the number is the process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done = 0,
+    /// 1: failed.
+    Failed = 1,
+    /// 2: wrong usage; for `status`: the node is read-only.
+    ReadOnly = 2,
+    /// 3: some rows were refused.
+    RowsRefused = 3,
+    /// 4: the node, or its parent, was not reached.
+    NotReached = 4,
+    /// 5: the node refused; for `sync`: the parent refused a log.
+    Refused = 5,
+    /// 6: `sync`: not everything was cosigned in time.
+    Behind = 6,
+    /// 7: `verify`, `custody`: something does not verify.
+    NotProven = 7,
+}
+
+/// hefu (合符): a data-exchange gateway between government agencies.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hefu",
+    version,
+    after_help = "Example:\n  hefu demo\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 rows \
+        refused, 4 not reached, 5 refused, 6 sync not finished in time, 7 something does not verify"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: args::Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(serve::Serve),
+    /// See it work: a city and eight counties on this machine
+    Demo(demo::Demo),
+    /// Bring the parent up to date, for a nightly job
+    Sync(sync::Sync),
+    /// Check a data folder, or a live node, entry by entry
+    Verify(verify::Verify),
+    /// Derive the state of a data folder again from its journal
+    Rebuild(serve::Rebuild),
+    /// A small certificate authority for pilots and tests
+    Pki(pki::Pki),
+    #[command(flatten)]
+    Client(args::Command),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl CliError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Client(ClientError::Dial(DialError::Connect { .. })) => Exit::NotReached,
+            Self::Client(ClientError::Refused(status))
+                if status.code() == tonic::Code::Unavailable =>
+            {
+                Exit::NotReached
+            }
+            Self::Client(ClientError::Refused(_)) => Exit::Refused,
+            Self::Client(ClientError::NotProven(_)) => Exit::NotProven,
+            Self::Client(ClientError::Usage(_)) => Exit::ReadOnly,
+            Self::Client(ClientError::Dial(_)) | Self::Node(_) | Self::Other(_) => Exit::Failed,
+        }
+    }
+}
+
+/// The program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let exit = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => {
+            eprintln!("hefu: {error}");
+            Exit::Failed
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+async fn run(cli: Cli) -> Exit {
+    let connection = cli.connection;
+    let ran: Result<Exit, CliError> = match cli.command {
+        Command::Serve(serve) => serve.run().await,
+        Command::Demo(demo) => demo.run().await,
+        Command::Sync(sync) => sync.run(&connection).await,
+        Command::Verify(verify) => verify.run(&connection).await,
+        Command::Rebuild(rebuild) => rebuild.run().await,
+        Command::Pki(pki) => pki.run(),
+        Command::Client(command) => commands::run(command, &connection)
+            .await
+            .map_err(CliError::from),
+    };
+    ran.unwrap_or_else(|error| {
+        eprintln!("hefu: {error}");
+        error.exit()
+    })
+}
+
+/// Logs to standard error.
+fn log_to_stderr(level: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_new(level).unwrap_or_default();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second call, as in tests that run commands in one process, changes nothing.
+    let _ = if json {
+        logs.json().try_init()
+    } else {
+        logs.try_init()
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_an_example_in_its_help() {
+        fn walk(command: &clap::Command) {
+            let subcommands: Vec<_> = command.get_subcommands().collect();
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                help.contains("Example"),
+                "{} has no example",
+                command.get_name()
+            );
+            subcommands.into_iter().for_each(walk);
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        walk(&command);
+    }
+}

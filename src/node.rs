@@ -1,0 +1,571 @@
+//! The composition root: open what a configuration names, bind, serve, drain.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    config::{Config, ConfigError, ReplicationMode},
+    gateway::{
+        client::{DialError, Dialer},
+        serve,
+        tls::{self, Credentials, TlsError},
+    },
+    ledger::{Intake, Ledger, OpenError, Options},
+    registers::Registers,
+    replication::{Board, Mirror, Uplink, UplinkOptions},
+    services::{
+        self, access::Access, node::Nodes, position::Positions, register::Shared,
+        replication::Dial, token::Tokens,
+    },
+    storage::{
+        Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError, durable,
+    },
+    types::{AgencyTable, Clock, DivisionTable, RuleTable, SystemClock},
+};
+
+/// How often free space is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(5);
+
+/// How long a node that starts waits for its parent's greeting.
+const GREETING: Duration = Duration::from_secs(3);
+
+/// Why a node does not start, or stopped. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Reference data.
+    #[error("{}: {cause}", path.display())]
+    Reference {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its line.
+        cause: String,
+    },
+    /// Certificates or keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The parent's address.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The data folder.
+    #[error("data folder {}: {cause}", path.display())]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// Storage.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    /// The address.
+    #[error("cannot listen on {address}: {cause}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// Storage failed while serving; nothing acknowledged is lost.
+    #[error("storage failed and the node stopped: {0}; start it again, then run `hefu verify`")]
+    Failed(String),
+}
+
+/// The files of a data folder.
+#[derive(Debug, Clone)]
+pub struct DataFolder(PathBuf);
+
+impl DataFolder {
+    /// A data folder.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// The journal: the truth.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("journal")
+    }
+
+    /// The derived state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    /// Where a derived state goes that does not belong to the journal.
+    #[must_use]
+    pub fn set_aside(&self) -> PathBuf {
+        self.0.join(format!(
+            "state.damaged-{}",
+            Timestamp::now().as_millisecond()
+        ))
+    }
+
+    /// The newest signed checkpoint, outside the journal.
+    #[must_use]
+    pub fn head(&self) -> PathBuf {
+        self.0.join("head")
+    }
+
+    /// The log's signing seed: 32 bytes, readable by its owner only.
+    #[must_use]
+    pub fn seed(&self) -> PathBuf {
+        self.0.join("log.key")
+    }
+
+    /// The signing seed, made on first use.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`].
+    pub fn load_seed(&self) -> Result<[u8; 32], NodeError> {
+        let path = self.seed();
+        let failed = |cause| NodeError::Data {
+            path: path.clone(),
+            cause,
+        };
+        if !path.exists() {
+            let mut seed = [0; 32];
+            getrandom::fill(&mut seed).map_err(|e| failed(std::io::Error::other(e.to_string())))?;
+            durable::create(&path, &seed, durable::Access::Owner).map_err(failed)?;
+        }
+        tls::owner_only(&path)?;
+        let bytes = std::fs::read(&path).map_err(failed)?;
+        let wrong = |_| failed(std::io::Error::other("a signing seed has 32 bytes"));
+        bytes.try_into().map_err(wrong)
+    }
+}
+
+/// Reference data of a node: what the configuration does not name is the program's own.
+pub struct Reference {
+    /// Agencies.
+    pub agencies: Arc<AgencyTable>,
+    /// Divisions.
+    pub divisions: Arc<DivisionTable>,
+    /// Rules.
+    pub rules: Arc<RuleTable>,
+}
+
+impl Reference {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// [`NodeError::Reference`] names file and line.
+    pub fn load(config: &Config) -> Result<Self, NodeError> {
+        let paths = &config.reference;
+        let agencies = table(paths.agencies.as_deref(), AgencyTable::from_csv)?;
+        let divisions = table(paths.divisions.as_deref(), DivisionTable::from_csv)?;
+        let rules = table(paths.rules.as_deref(), RuleTable::from_toml)?;
+        Ok(Self {
+            agencies: Arc::new(agencies.unwrap_or_default()),
+            divisions: Arc::new(divisions.unwrap_or_else(DivisionTable::builtin)),
+            rules: Arc::new(rules.unwrap_or_else(RuleTable::builtin)),
+        })
+    }
+
+    /// The registers over it.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        Registers::new(self.divisions.clone(), self.rules.clone())
+    }
+}
+
+fn table<T, E: std::fmt::Display>(
+    path: Option<&Path>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<Option<T>, NodeError> {
+    let Some(path) = path else { return Ok(None) };
+    let failed = |cause: String| NodeError::Reference {
+        path: path.to_owned(),
+        cause,
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    parse(text).map(Some).map_err(|e| failed(e.to_string()))
+}
+
+/// The stores of a data folder.
+pub struct Stores {
+    /// The truth.
+    pub journal: Arc<Journal>,
+    /// What is derived.
+    pub state: Arc<SledState>,
+}
+
+impl Stores {
+    /// Opens both; a derived state that cannot be trusted is set aside, to be derived again.
+    ///
+    /// # Errors
+    /// [`NodeError::Storage`].
+    pub fn open(config: &Config) -> Result<Self, NodeError> {
+        let (data, storage) = (DataFolder::new(&config.node.data), &config.storage);
+        let options = JournalOptions {
+            segment_bytes: storage.segment_mib * 1024 * 1024,
+            ..JournalOptions::default()
+        };
+        let journal = Journal::open(&data.journal(), options)?;
+        let cache_bytes = storage.cache_mib * 1024 * 1024;
+        let (state, opened) = SledState::open(&data.state(), SledOptions { cache_bytes })?;
+        match opened {
+            Opened::Clean => {}
+            Opened::AfterKill => tracing::warn!("the node was killed before; catching up"),
+            Opened::SetAside { why, to } => {
+                let to = to.display();
+                tracing::warn!(%why, %to, "the derived state was set aside; deriving it again");
+            }
+        }
+        Ok(Self {
+            journal: Arc::new(journal),
+            state: Arc::new(state),
+        })
+    }
+}
+
+/// A node that is open and bound, and not yet serving.
+pub struct Node {
+    listener: TcpListener,
+    server: rustls::ServerConfig,
+    routes: Routes,
+    health: HealthReporter,
+    ledger: Ledger,
+    uplink: Option<Arc<Uplink>>,
+    /// Tells everything that runs to stop.
+    stop: CancellationToken,
+    config: Config,
+}
+
+impl Node {
+    /// Opens everything that a configuration names, brings the state up to date, and binds.
+    ///
+    /// # Errors
+    /// [`NodeError`] says what to do.
+    pub async fn open(config: Config) -> Result<Self, NodeError> {
+        let (id, domain) = (config.node_id()?, config.trust_domain()?);
+        let credentials = Credentials::of(&config.tls)?;
+        let holder = credentials.holder(&domain)?;
+        if holder.identity.node() != Some(&id) {
+            let text = format!("{} is not the certificate of node {id}", holder.identity);
+            return Err(TlsError::Setup(text).into());
+        }
+        Self::assemble(config, &credentials, holder.end).await
+    }
+
+    /// Puts together what a node consists of, bottom up.
+    async fn assemble(
+        config: Config,
+        credentials: &Credentials,
+        certificate_end: Timestamp,
+    ) -> Result<Self, NodeError> {
+        let (id, domain) = (config.node_id()?, config.trust_domain()?);
+        let reference = Reference::load(&config)?;
+        let data = DataFolder::new(&config.node.data);
+        let failed = |cause| NodeError::Data {
+            path: config.node.data.clone(),
+            cause,
+        };
+        durable::create_dir_all(&config.node.data, durable::Access::Owner).map_err(failed)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let registers = Arc::new(reference.registers());
+        let seed = data.load_seed()?;
+        let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
+        let stop = CancellationToken::new();
+        let board = board(&config, &ledger, &clock)?;
+        let options = UplinkOptions {
+            continuous: config.parent.as_ref().map(|parent| parent.mode)
+                == Some(ReplicationMode::Continuous),
+            ..UplinkOptions::default()
+        };
+        let uplink = uplink(&config, credentials, board.clone(), options)?;
+        let origin = ledger
+            .log("")
+            .map(|view| view.origin().to_owned())
+            .unwrap_or_default();
+        let tokens = Tokens::new(&seed);
+        let shared = Arc::new(Shared {
+            ledger: ledger.clone(),
+            registers,
+            access: Access::new(reference.agencies, id.clone()),
+            positions: Positions::new(tokens.clone(), origin),
+            tokens,
+            clock: clock.clone(),
+            trust_domain: domain.clone(),
+        });
+        let nodes = Nodes {
+            shared: shared.clone(),
+            node: id.clone(),
+            started: Timestamp::now(),
+            certificate_end,
+            uplink: uplink.clone(),
+            board: board.clone(),
+            data: config.node.data.clone(),
+            watermark: config.storage.watermark_mib * 1024 * 1024,
+        };
+        let mirror = Mirror::new(board, stop.clone());
+        let (routes, health) = services::routes(shared, nodes, mirror)
+            .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
+        let address = config.node.listen;
+        let bound = TcpListener::bind(address).await;
+        let listener = bound.map_err(|cause| NodeError::Bind { address, cause })?;
+        let server = credentials.server()?;
+        Ok(Self {
+            listener,
+            server,
+            routes,
+            health,
+            ledger,
+            uplink,
+            stop,
+            config,
+        })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// [`NodeError::Bind`].
+    pub fn address(&self) -> Result<SocketAddr, NodeError> {
+        let address = self.config.node.listen;
+        self.listener
+            .local_addr()
+            .map_err(|cause| NodeError::Bind { address, cause })
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The link to the parent.
+    #[must_use]
+    pub fn uplink(&self) -> Option<Arc<Uplink>> {
+        self.uplink.clone()
+    }
+
+    /// Serves until `shutdown` ends, drains, and makes everything durable.
+    ///
+    /// # Errors
+    /// [`NodeError::Failed`] where storage failed; nothing that was acknowledged is lost.
+    pub async fn serve(
+        self,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let address = self.address()?;
+        let stop = self.stop.clone();
+        let mut intake = self.ledger.intake();
+        let mut failing = self.ledger.intake();
+        let telling = stop.clone();
+        tokio::spawn(async move {
+            let failed = failing.wait_for(|intake| matches!(intake, Intake::Failed(_)));
+            tokio::select! {
+                () = shutdown => {}
+                _ = failed => {}
+            }
+            telling.cancel();
+        });
+        let uplink = self.uplink.clone().map(|uplink| {
+            let stop = stop.clone();
+            tokio::spawn(async move { uplink.run(stop).await })
+        });
+        if let Some(uplink) = &self.uplink {
+            // Nothing is taken in before the parent had a chance to say that this node was restored from
+            // an old copy; one that does not answer is not waited for.
+            let _ = tokio::time::timeout(GREETING, uplink.met()).await;
+        }
+        let space = tokio::spawn(watch_space(
+            self.ledger.clone(),
+            self.config.node.data.clone(),
+            self.config.storage.watermark_mib * 1024 * 1024,
+        ));
+        self.health
+            .set_service_status("", ServingStatus::Serving)
+            .await;
+        let (health, told) = (self.health.clone(), stop.clone());
+        tokio::spawn(async move {
+            told.cancelled().await;
+            health
+                .set_service_status("", ServingStatus::NotServing)
+                .await;
+        });
+        let domain = self.config.trust_domain()?;
+        let served = serve::serve(
+            self.listener,
+            self.server,
+            domain,
+            self.routes,
+            stop.clone().cancelled_owned(),
+            serve::Limits::default(),
+        )
+        .await;
+        stop.cancel();
+        space.abort();
+        if let Some(uplink) = uplink {
+            let _ = uplink.await;
+        }
+        self.ledger.stop().await;
+        if let Intake::Failed(why) = &*intake.borrow_and_update() {
+            return Err(NodeError::Failed(why.clone()));
+        }
+        served.map_err(|cause| NodeError::Bind { address, cause })
+    }
+}
+
+/// Opens the ledger of a data folder without serving it, as `hefu sync` and `hefu rebuild` do.
+///
+/// # Errors
+/// [`NodeError`].
+pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>>), NodeError> {
+    let credentials = Credentials::of(&config.tls)?;
+    let data = DataFolder::new(&config.node.data);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let registers = Arc::new(Reference::load(config)?.registers());
+    let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
+    let board = board(config, &ledger, &clock)?;
+    let options = UplinkOptions {
+        continuous: false,
+        ..UplinkOptions::default()
+    };
+    let uplink = uplink(config, &credentials, board, options)?;
+    Ok((ledger, uplink))
+}
+
+/// Opens the ledger; a derived state that does not belong to the journal is set aside, and derived again.
+async fn open_ledger(
+    config: &Config,
+    data: &DataFolder,
+    seed: [u8; 32],
+    rules: Arc<Registers>,
+    clock: Arc<dyn Clock>,
+) -> Result<Ledger, NodeError> {
+    let (again, again_clock) = (rules.clone(), clock.clone());
+    match try_open_ledger(config, data, seed, rules, clock).await {
+        Err(NodeError::Ledger(OpenError::StateAhead)) => {
+            let path = data.state();
+            tracing::warn!("the derived state does not belong to the journal; deriving it again");
+            let failed = |cause| NodeError::Data {
+                path: path.clone(),
+                cause,
+            };
+            durable::rename(&path, &data.set_aside()).map_err(failed)?;
+            try_open_ledger(config, data, seed, again, again_clock).await
+        }
+        opened => opened,
+    }
+}
+
+async fn try_open_ledger(
+    config: &Config,
+    data: &DataFolder,
+    seed: [u8; 32],
+    rules: Arc<Registers>,
+    clock: Arc<dyn Clock>,
+) -> Result<Ledger, NodeError> {
+    let (config_copy, node, trust_domain) =
+        (config.clone(), config.node_id()?, config.trust_domain()?);
+    let stores = tokio::task::spawn_blocking(move || Stores::open(&config_copy)).await;
+    let stores = stores.map_err(|e| NodeError::Failed(e.to_string()))??;
+    let mut incarnation = [0; 4];
+    let random = |e: getrandom::Error| NodeError::Failed(e.to_string());
+    getrandom::fill(&mut incarnation).map_err(random)?;
+    let options = Options {
+        journal: stores.journal,
+        state: stores.state,
+        rules,
+        clock,
+        trust_domain,
+        node,
+        seed,
+        incarnation: u32::from_be_bytes(incarnation),
+        head_file: Some(data.head()),
+        progress: Some(Box::new(|at: Position, of: Position| {
+            tracing::info!(
+                at = at.0,
+                of = of.0,
+                "bringing the derived state up to date"
+            );
+        })),
+    };
+    Ok(Ledger::open(options).await?)
+}
+
+fn board(
+    config: &Config,
+    ledger: &Ledger,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Board>, NodeError> {
+    let parent = config.parent.as_ref().map(|parent| parent.node_id());
+    Ok(Board::new(
+        ledger.clone(),
+        clock.clone(),
+        parent.transpose()?,
+    )?)
+}
+
+fn uplink(
+    config: &Config,
+    credentials: &Credentials,
+    board: Arc<Board>,
+    options: UplinkOptions,
+) -> Result<Option<Arc<Uplink>>, NodeError> {
+    let Some(parent) = &config.parent else {
+        return Ok(None);
+    };
+    let expected = Some((config.trust_domain()?, parent.node_id()?));
+    let (dialer, endpoint) = (Dialer::new(credentials)?, parent.endpoint.clone());
+    let connect = Box::new(move || {
+        let (dialer, endpoint, expected) = (dialer.clone(), endpoint.clone(), expected.clone());
+        let connecting: futures::future::BoxFuture<'static, _> = Box::pin(async move {
+            dialer
+                .connect(&endpoint, expected)
+                .await
+                .map_err(|error| error.to_string())
+        });
+        connecting
+    });
+    Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
+}
+
+/// Closes intake while the disk is below its watermark.
+async fn watch_space(ledger: Ledger, data: PathBuf, watermark: u64) {
+    let mut every = tokio::time::interval(SPACE_CHECK);
+    loop {
+        every.tick().await;
+        let Ok(space) = durable::space(&data) else {
+            continue;
+        };
+        let now = ledger.intake().borrow().clone();
+        match (now, space.free_bytes < watermark) {
+            (Intake::Open, true) => {
+                let free = space.free_bytes;
+                tracing::warn!(
+                    free,
+                    watermark,
+                    "the disk is nearly full: nothing is taken in"
+                );
+                ledger.set_intake(Intake::Full);
+            }
+            (Intake::Full, false) => {
+                tracing::info!("there is space again: intake is open");
+                ledger.set_intake(Intake::Open);
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The parent's side: a session for each child. It takes what it can verify, log by log, and keeps
+//! what contradicts as evidence.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Agreement, Board, MAX_LOGS, VERSION, agreement,
+    batch::{check, hashes_to},
+    board::{Carrying, Receipts},
+    offer::Offered,
+    signed_checkpoint,
+};
+use crate::{
+    ledger::{Intake, LogView, MirrorBatch, Mirrored, SubmitError, note::Note},
+    proto::replication::v1::{
+        self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
+    },
+    storage::StorageError,
+    types::{LogNo, NodeId, Origin, Reason, Refusal},
+};
+
+/// A child that has not introduced itself by then is let go.
+const HELLO: Duration = Duration::from_secs(20);
+
+/// Where answers to a child go.
+pub type Answers = mpsc::Sender<Result<pb::ReplicateResponse, Refusal>>;
+
+/// Takes what children send.
+#[derive(Clone)]
+pub struct Mirror {
+    board: Arc<Board>,
+    shutdown: CancellationToken,
+}
+
+impl Mirror {
+    /// The parent's side of a node, until `shutdown`.
+    #[must_use]
+    pub fn new(board: Arc<Board>, shutdown: CancellationToken) -> Self {
+        Self { board, shutdown }
+    }
+
+    /// Serves one child, whose certificate names it, until its messages end.
+    ///
+    /// # Errors
+    /// Why the session as a whole is ended; a log that is refused does not end it.
+    pub async fn serve<S>(
+        &self,
+        child: NodeId,
+        mut messages: S,
+        answers: Answers,
+    ) -> Result<(), Refusal>
+    where
+        S: Stream<Item = Result<pb::ReplicateRequest, Refusal>> + Send + Unpin,
+    {
+        let first = timeout(HELLO, messages.next()).await;
+        let hello = match first {
+            Ok(Some(first)) => match first?.message {
+                Some(Request::Hello(hello)) => hello,
+                _ => return Err(malformed("the first message must be a Hello")),
+            },
+            Ok(None) => return Ok(()),
+            Err(_) => return Err(Refusal::new(Reason::DeadlineExceeded)),
+        };
+        let mut receipts = self.board.receipts();
+        let mut session = Session {
+            carrying: self.board.open_session(&child),
+            child,
+            answers,
+            logs: BTreeMap::new(),
+            told: 0,
+            relayed: BTreeMap::new(),
+        };
+        tracing::info!(child = %session.child, logs = hello.logs.len(), "child connected");
+        session.greet(hello).await?;
+        loop {
+            session.tell(&mut receipts).await;
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => session.take(message?).await?,
+                    None => return Ok(()),
+                },
+                changed = receipts.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    receipts.mark_changed();
+                }
+                () = self.shutdown.cancelled() => return Err(Reason::ShuttingDown.into()),
+            }
+        }
+    }
+}
+
+/// What goes wrong with a message.
+enum Fault {
+    /// This log or batch is refused; the others go on.
+    Log(Refusal),
+    /// The batch starts elsewhere than where the log ends: here.
+    Elsewhere(u64),
+    /// The session ends.
+    Session(Refusal),
+}
+
+impl From<SubmitError> for Fault {
+    fn from(_: SubmitError) -> Self {
+        Self::Session(Reason::ShuttingDown.into())
+    }
+}
+
+impl From<StorageError> for Fault {
+    fn from(error: StorageError) -> Self {
+        tracing::error!(%error, "replication cannot read what is stored");
+        Self::Session(Reason::DataDamaged.into())
+    }
+}
+
+fn malformed(en: &str) -> Refusal {
+    Refusal::new(Reason::RequestMalformed).because(en, "不符合复制协议")
+}
+
+struct Session {
+    carrying: Carrying,
+    child: NodeId,
+    answers: Answers,
+    /// What the child carries, by origin.
+    logs: BTreeMap<String, LogNo>,
+    /// Logs that the child had when it was last told of cosignatures from above.
+    told: usize,
+    /// The sizes of those.
+    relayed: BTreeMap<(LogNo, String), i64>,
+}
+
+impl Session {
+    fn board(&self) -> &Arc<Board> {
+        self.carrying.board()
+    }
+
+    async fn answer(&self, message: Response) {
+        let response = pb::ReplicateResponse {
+            message: Some(message),
+        };
+        // A child that is gone ends the stream of its messages too.
+        let _ = self.answers.send(Ok(response)).await;
+    }
+
+    async fn greet(&mut self, hello: pb::Hello) -> Result<(), Refusal> {
+        if hello.version_min > VERSION || hello.version_max < VERSION {
+            let (low, high) = (hello.version_min, hello.version_max);
+            let en = format!("this node speaks version {VERSION}, the child {low} to {high}");
+            return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, "协议版本不兼容"));
+        }
+        self.check_own(&hello)?;
+        let (mut positions, mut refused) = (Vec::new(), Vec::new());
+        // Logs that are known come first: they say which nodes lie below this child.
+        let (known, new): (Vec<_>, Vec<_>) = hello
+            .logs
+            .iter()
+            .partition(|offer| self.board().ledger().log(&offer.origin).is_some());
+        for offer in known.into_iter().chain(new) {
+            match self.offer(offer).await {
+                Ok(position) => positions.push(position),
+                Err(fault) => refused.push(self.refusal(&offer.origin, fault)?),
+            }
+        }
+        self.welcome(positions).await;
+        for refused in refused {
+            self.answer(Response::Refused(refused)).await;
+        }
+        Ok(())
+    }
+
+    /// The first log must be the child's own.
+    fn check_own(&self, hello: &pb::Hello) -> Result<(), Refusal> {
+        if hello.logs.len() > MAX_LOGS {
+            return Err(malformed("too many logs are offered"));
+        }
+        let first = hello
+            .logs
+            .first()
+            .map(|offer| offer.origin.parse::<Origin>());
+        match first {
+            Some(Ok(origin)) if *origin.node() == self.child => Ok(()),
+            _ => Err(malformed("the first log must be the child's own")),
+        }
+    }
+
+    async fn welcome(&self, logs: Vec<pb::LogPosition>) {
+        let board = self.board();
+        let welcome = pb::Welcome {
+            version: VERSION,
+            node: board.own().node().to_string(),
+            verifier_key: board.ledger().key().cosigner_key().to_string(),
+            logs,
+        };
+        self.answer(Response::Welcome(welcome)).await;
+    }
+
+    async fn take(&mut self, message: pb::ReplicateRequest) -> Result<(), Refusal> {
+        match message.message {
+            Some(Request::Batch(batch)) => {
+                let origin = batch.origin.clone();
+                let answer = match self.batch(batch).await {
+                    Ok(cosigned) => Response::Cosigned(cosigned),
+                    Err(fault) => Response::Refused(self.refusal(&origin, fault)?),
+                };
+                self.answer(answer).await;
+                Ok(())
+            }
+            Some(Request::Offer(offer)) => {
+                let offer = offer.log.unwrap_or_default();
+                match self.offer(&offer).await {
+                    Ok(position) => self.welcome(vec![position]).await,
+                    Err(fault) => {
+                        let refused = self.refusal(&offer.origin, fault)?;
+                        self.answer(Response::Refused(refused)).await;
+                    }
+                }
+                Ok(())
+            }
+            Some(Request::Hello(_)) => Err(malformed("a Hello comes once")),
+            None => Err(malformed("the message is empty, or of a later version")),
+        }
+    }
+
+    /// What the child is told of a fault; the refusal itself where it ends the session.
+    fn refusal(&self, origin: &str, fault: Fault) -> Result<pb::Refused, Refusal> {
+        let (refusal, size) = match fault {
+            Fault::Session(refusal) => return Err(refusal),
+            Fault::Elsewhere(size) => {
+                let en = format!("the log goes on at {size}");
+                let refusal = Refusal::new(Reason::IndexOutOfRange);
+                (refusal.because(en, format!("应从 {size} 继续")), size)
+            }
+            Fault::Log(refusal) => {
+                tracing::warn!(child = %self.child, origin, %refusal, "a log is refused");
+                if let Some(log) = self.logs.get(origin) {
+                    self.carrying.refused(*log, &refusal.to_string());
+                }
+                (refusal, 0)
+            }
+        };
+        Ok(pb::Refused {
+            origin: origin.to_owned(),
+            reason: refusal.reason.number(),
+            message: refusal.en,
+            size,
+        })
+    }
+
+    async fn offer(&mut self, offer: &pb::LogOffer) -> Result<pb::LogPosition, Fault> {
+        let domain = self.board().own().domain();
+        let offered = Offered::parse(offer, domain).map_err(Fault::Log)?;
+        let view = self.admit(&offered).await?;
+        self.logs.insert(offer.origin.clone(), view.log);
+        if let Some(reason) = &view.quarantined {
+            return Err(Fault::Log(forked(reason)));
+        }
+        let signed = offered
+            .note
+            .as_ref()
+            .map_or(0, |note| note.checkpoint().size);
+        if let Some(note) = offered.note {
+            self.compare(&view, note).await?;
+        }
+        self.carrying.heard(view.log, signed);
+        Ok(pb::LogPosition {
+            origin: offer.origin.clone(),
+            size: view.tree.size(),
+            cosigned: view.note.clone(),
+        })
+    }
+
+    /// The log of an offer: held under this very key, or registered now.
+    async fn admit(&self, offered: &Offered) -> Result<Arc<LogView>, Fault> {
+        let ledger = self.board().ledger();
+        let origin = offered.origin.as_str();
+        if ledger.log(origin).is_none() {
+            self.may_bring(&offered.origin).map_err(Fault::Log)?;
+            ledger.register(offered.key.clone()).await?;
+        }
+        let view = ledger.log(origin);
+        let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
+        if view.log == LogNo::OWN {
+            return Err(Fault::Log(malformed("the log is this node's own")));
+        }
+        if view.key != offered.key {
+            return Err(Fault::Log(forked("it is known under another key")));
+        }
+        Ok(view)
+    }
+
+    /// Whether this child may bring a log that was never seen: one of its own, or one of a node that is not
+    /// known to lie elsewhere.
+    fn may_bring(&self, origin: &Origin) -> Result<(), Refusal> {
+        let board = self.board();
+        let (node, logs) = (origin.node(), &board.ledger().published().logs);
+        if logs.len() >= MAX_LOGS {
+            let en = format!("this node holds {MAX_LOGS} logs, and takes no more");
+            return Err(Refusal::new(Reason::Overloaded).because(en, "日志数量已达上限"));
+        }
+        if *node == self.child {
+            return Ok(());
+        }
+        let elsewhere = || {
+            let mut known = logs.values().filter(|view| view.node() == node.as_str());
+            let carried = |view: &Arc<LogView>| self.logs.contains_key(view.origin());
+            let first = known.next();
+            first.is_some_and(|view| !carried(view) && !known.any(carried))
+        };
+        if node == board.own().node() || board.is_direct(node) || elsewhere() {
+            let en = format!("{} does not speak for node {node}", self.child);
+            return Err(Refusal::new(Reason::CheckpointInvalid).because(en, "该节点不能代报此日志"));
+        }
+        Ok(())
+    }
+
+    /// Compares what a log's origin has signed with what is held. What contradicts it is kept.
+    async fn compare(&self, view: &LogView, note: Note) -> Result<(), Fault> {
+        let ledger = self.board().ledger();
+        if agreement(ledger, view, note.checkpoint())? != Agreement::Contradicts {
+            return Ok(());
+        }
+        let reason = format!(
+            "its origin has signed two roots of size {}",
+            note.checkpoint().size
+        );
+        ledger.quarantine(view.log, note, reason.clone()).await?;
+        Err(Fault::Log(forked(&reason)))
+    }
+
+    async fn batch(&mut self, batch: pb::Batch) -> Result<pb::Cosigned, Fault> {
+        let ledger = self.board().ledger();
+        let log = self.logs.get(&batch.origin);
+        let view = log.and_then(|log| ledger.published().logs.get(log).cloned());
+        let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
+        if let Some(reason) = &view.quarantined {
+            return Err(Fault::Log(forked(reason)));
+        }
+        let note = signed_checkpoint(&batch.checkpoint, &view.key).map_err(Fault::Log)?;
+        check(&batch, note.checkpoint()).map_err(Fault::Log)?;
+        self.compare(&view, note.clone()).await?;
+        if batch.start != view.tree.size() {
+            return Err(Fault::Elsewhere(view.tree.size()));
+        }
+        // Entries bear no signature: what a node in between has spoilt says nothing of the origin.
+        let relayed = view.node() != self.child.as_str();
+        if relayed && !hashes_to(&view, &batch, note.checkpoint()) {
+            let refusal = Refusal::new(Reason::CheckpointInvalid);
+            return Err(Fault::Log(refusal.because(
+                "the entries do not hash to the signed root; they were changed on their way",
+                "条目与签名的根不符，在转送途中被改动",
+            )));
+        }
+        let signed = note.checkpoint().size;
+        let (log, start, entries) = (view.log, batch.start, batch.entries);
+        let mirrored = ledger
+            .mirror(MirrorBatch {
+                log,
+                start,
+                entries,
+                note,
+            })
+            .await?;
+        let (size, note) = self.mirrored(mirrored)?;
+        self.carrying.heard(log, signed);
+        Ok(pb::Cosigned {
+            origin: batch.origin,
+            size,
+            note,
+            verifier_key: ledger.key().cosigner_key().to_string(),
+            node: self.board().own().node().to_string(),
+        })
+    }
+
+    fn mirrored(&self, mirrored: Mirrored) -> Result<(u64, String), Fault> {
+        match mirrored {
+            Mirrored::Cosigned { size, note } => Ok((size, note)),
+            Mirrored::Elsewhere(size) => Err(Fault::Elsewhere(size)),
+            Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
+            Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),
+            Mirrored::NoSpace => {
+                let failed = matches!(*self.board().ledger().intake().borrow(), Intake::Failed(_));
+                let reason = if failed {
+                    Reason::StorageFailed
+                } else {
+                    Reason::StorageFull
+                };
+                Err(Fault::Session(reason.into()))
+            }
+        }
+    }
+
+    /// Tells the child what nodes above have cosigned of its logs, as far as it was not told.
+    async fn tell(&mut self, receipts: &mut watch::Receiver<Receipts>) {
+        if self.told == self.logs.len() && !receipts.has_changed().unwrap_or(false) {
+            return;
+        }
+        self.told = self.logs.len();
+        let news = self.news(&receipts.borrow_and_update());
+        for cosigned in news {
+            self.answer(Response::Cosigned(cosigned)).await;
+        }
+    }
+
+    fn news(&mut self, receipts: &Receipts) -> Vec<pb::Cosigned> {
+        let mut news = Vec::new();
+        for (origin, log) in &self.logs {
+            let of_log = (*log, String::new())..(LogNo(log.0.saturating_add(1)), String::new());
+            for (place, cosignature) in receipts.range(of_log) {
+                if self
+                    .relayed
+                    .get(place)
+                    .is_some_and(|told| *told >= cosignature.size)
+                {
+                    continue;
+                }
+                self.relayed.insert(place.clone(), cosignature.size);
+                news.push(pb::Cosigned {
+                    origin: origin.clone(),
+                    size: u64::try_from(cosignature.size).unwrap_or(0),
+                    note: cosignature.note.clone(),
+                    verifier_key: cosignature.verifier_key.clone(),
+                    node: cosignature.node.clone(),
+                });
+            }
+        }
+        news
+    }
+}
+
+fn forked(reason: &str) -> Refusal {
+    Refusal::new(Reason::LogForked).because(reason, "已保留证据，请联系上级运维人员")
+}
