@@ -75,6 +75,17 @@ async fn what_is_too_large_or_no_message_is_told_so() {
     assert_eq!(answer.code, Code::ResourceExhausted);
     assert_eq!(answer.reason, Some(ErrorReason::MessageTooLarge));
 
+    // In a stream the headers have gone out before, so the trailers tell it.
+    let large = pb::SubmitRisksRequest {
+        parent: "x".repeat(MAX_MESSAGE_BYTES),
+        ..Default::default()
+    };
+    let rows = client.submit_risks(stream::iter([large])).await;
+    let mut rows = rows.expect("it begins well").into_inner();
+    let answer = decode(&rows.message().await.unwrap_err());
+    assert_eq!(answer.code, Code::ResourceExhausted);
+    assert_eq!(answer.reason, Some(ErrorReason::MessageTooLarge));
+
     let submit = "/hefu.risk.v1.RiskService/SubmitRisk";
     // `Bytes` is encoded as field 1, wire type 2: for this message a submessage, of which 0xff is none.
     let answer = refused(raw(&gateway, submit, b"\xff\xff").await);
@@ -111,7 +122,7 @@ async fn faults_are_answered_with_a_reference_and_nothing_else() {
     let status = client
         .list_risk_revisions(pb::ListRiskRevisionsRequest::default())
         .await;
-    let rows = client.submit_risks(stream::pending()).await;
+    let rows = client.submit_risks(stream::empty()).await;
     let mut rows = rows.expect("it begins well").into_inner();
     for error in [
         call.unwrap_err(),

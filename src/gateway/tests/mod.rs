@@ -178,12 +178,16 @@ impl server::RiskService for Fake {
         Ok(Response::new(pb::SubmitRiskResponse::default()))
     }
 
-    /// Answers well, then panics in its stream.
+    /// Answers in its stream: with the error of the first message, or by a panic.
     async fn submit_risks(
         &self,
-        _: Request<Streaming<pb::SubmitRisksRequest>>,
+        request: Request<Streaming<pb::SubmitRisksRequest>>,
     ) -> Answered<Self::SubmitRisksStream> {
-        let rows = stream::once(async { panic!("a secret in a stream") });
+        let mut sent = request.into_inner();
+        let rows = stream::once(async move {
+            sent.message().await?;
+            panic!("a secret in a stream")
+        });
         Ok(Response::new(Box::pin(rows)))
     }
 
