@@ -29,7 +29,7 @@ use std::{
 use futures::{StreamExt as _, future::BoxFuture};
 use hefu::{
     config::ReplicationMode,
-    gateway::tls::{self, Credentials},
+    gateway::{accept::accept, serve::Limits, tls::Credentials},
     proto::{
         node::v1::GetStatusRequest,
         risk::v1::{
@@ -39,6 +39,7 @@ use hefu::{
     },
 };
 use support::{Clients, DOMAIN, Domain, QIDONG, Running, dial, risk};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming, body::Body, server::Grpc, server::NamedService,
     transport::Channel,
@@ -90,7 +91,13 @@ async fn echo(domain: &Domain) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Arc::new(credentials.server().unwrap());
-    let connections = tls::accept(listener, server, DOMAIN.parse().unwrap());
+    let connections = accept(
+        listener,
+        server,
+        DOMAIN.parse().unwrap(),
+        Limits::default(),
+        CancellationToken::new(),
+    );
     let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)

@@ -36,8 +36,6 @@ use crate::{
 
 /// How often free space is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(5);
-/// Calls that are under way at a stop get this long.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long a node that starts waits for its parent's greeting.
 const GREETING: Duration = Duration::from_secs(3);
@@ -413,7 +411,7 @@ impl Node {
             domain,
             self.routes,
             stop.clone().cancelled_owned(),
-            DRAIN,
+            serve::Limits::default(),
         )
         .await;
         stop.cancel();

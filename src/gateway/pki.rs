@@ -11,7 +11,9 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
+use rustls::pki_types::DnsName;
 
+use super::tls::{TlsError, owner_only};
 use crate::{
     storage::durable,
     types::{Clock as _, Identity, Role, SystemClock},
@@ -19,6 +21,8 @@ use crate::{
 
 /// Days that a certificate lives by default.
 pub const DEFAULT_DAYS: u32 = 90;
+/// Days that a certificate lives at most.
+pub const MAX_DAYS: u32 = 825;
 /// Days that the authority itself lives.
 const AUTHORITY_DAYS: u32 = 3_650;
 
@@ -36,6 +40,15 @@ pub enum PkiError {
     /// A certificate or key cannot be made, or is not usable.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// There is an authority already: replacing it would orphan all that it issued.
+    #[error("{}: there is an authority already", .0.display())]
+    Exists(PathBuf),
+    /// The authority's key can be read by others.
+    #[error(transparent)]
+    Key(#[from] TlsError),
+    /// Too long a life.
+    #[error("a certificate lives at most {MAX_DAYS} days, not {0}")]
+    BadDays(u32),
     /// A host that is no DNS name and no address.
     #[error("{0} is no host name and no address")]
     BadHost(String),
@@ -65,6 +78,9 @@ impl Authority {
     /// [`PkiError`]; an authority that exists is not replaced.
     pub fn create(folder: &Path, name: &str) -> Result<Self, PkiError> {
         durable::create_dir_all(folder, durable::Access::Owner).map_err(file(folder))?;
+        if folder.join("ca.key").exists() || folder.join("ca.pem").exists() {
+            return Err(PkiError::Exists(folder.to_owned()));
+        }
         let mut params = params(name, AUTHORITY_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -86,11 +102,12 @@ impl Authority {
         })
     }
 
-    /// Opens an authority that exists.
+    /// Opens an authority that exists. Its key must be readable by its owner only.
     ///
     /// # Errors
     /// [`PkiError`].
     pub fn open(folder: &Path) -> Result<Self, PkiError> {
+        owner_only(&folder.join("ca.key"))?;
         let read = |name: &str| {
             let path = folder.join(name);
             fs::read_to_string(&path).map_err(file(&path))
@@ -103,8 +120,8 @@ impl Authority {
         })
     }
 
-    /// Issues a certificate and its key; those of the same identity are replaced. Nodes need `hosts`: the
-    /// names and addresses under which others dial them.
+    /// Issues a certificate and its key for `days`; those of the same identity are replaced. Nodes need
+    /// `hosts`: the names and addresses under which others dial them.
     ///
     /// # Errors
     /// [`PkiError`].
@@ -114,29 +131,17 @@ impl Authority {
         hosts: &[String],
         days: u32,
     ) -> Result<Issued, PkiError> {
-        let mut params = params(&identity.role.to_string(), days);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if matches!(identity.role, Role::Node(_)) {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
+        if days > MAX_DAYS {
+            return Err(PkiError::BadDays(days));
         }
-        let uri = Ia5String::try_from(identity.to_string())?;
-        params.subject_alt_names.push(SanType::URI(uri));
-        for host in hosts {
-            let name = match host.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) if host.is_empty() || host.contains(char::is_whitespace) => {
-                    return Err(PkiError::BadHost(host.clone()));
-                }
-                Err(_) => SanType::DnsName(Ia5String::try_from(host.as_str())?),
-            };
-            params.subject_alt_names.push(name);
-        }
+        let stem = identity.role.to_string().replace('/', "-");
+        self.sign(&stem, &leaf(identity, hosts, days)?)
+    }
+
+    /// Signs `params` and writes `<stem>.pem` and `<stem>.key`.
+    pub(super) fn sign(&self, stem: &str, params: &CertificateParams) -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let stem = identity.role.to_string().replace('/', "-");
         let issued = Issued {
             certificate: self.folder.join(format!("{stem}.pem")),
             key: self.folder.join(format!("{stem}.key")),
@@ -150,6 +155,37 @@ impl Authority {
         )?;
         Ok(issued)
     }
+}
+
+/// What a certificate says: the identity as its one URI, the hosts, and what it is for.
+pub(super) fn leaf(
+    identity: &Identity,
+    hosts: &[String],
+    days: u32,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = params(&identity.role.to_string(), days);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if matches!(identity.role, Role::Node(_)) {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    let uri = Ia5String::try_from(identity.to_string())?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    for host in hosts {
+        let name = match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) if DnsName::try_from(host.as_str()).is_err() => {
+                return Err(PkiError::BadHost(host.clone()));
+            }
+            Err(_) => SanType::DnsName(Ia5String::try_from(host.as_str())?),
+        };
+        params.subject_alt_names.push(name);
+    }
+    Ok(params)
 }
 
 fn params(name: &str, days: u32) -> CertificateParams {

@@ -55,6 +55,15 @@ pub fn knows(path: &str) -> bool {
     roles(path).is_some()
 }
 
+/// Whether a call of the method lasts until one side ends it, so that stopping must not wait for it.
+#[must_use]
+pub fn lasts(path: &str) -> bool {
+    let (service, method) = path.rsplit_once('/').unwrap_or_default();
+    method.starts_with("Watch")
+        || service == "/hefu.replication.v1.ReplicationService"
+        || service.ends_with(".ServerReflection")
+}
+
 fn roles(path: &str) -> Option<Roles> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     match service {

@@ -1,47 +1,108 @@
 //! The layers around every call, in order: the first sees the request first.
 //!
-//! 1. **span**: a request id and the method, so that everything below logs under them. Never a body.
-//! 2. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
-//!    with details; so callers and logs see the same codes.
-//! 3. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
-//! 4. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy node is
-//!    not a dead one.
-//! 5. **gate**: who calls, and whether the role may call this method at all. Before any decoding.
+//! 1. **span**: a call id, the method and the caller, so that everything below logs under them. Never
+//!    a body.
+//! 2. **gate**: who calls, and whether the role may call this method at all. Before anything is decoded
+//!    or counted: a stranger takes no place from those who may.
+//! 3. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
+//!    node is not a dead one.
+//! 4. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
+//!    with details; so callers and logs see the same codes. In headers here, in trailers in `body`.
+//! 5. **deadline**: the caller's, over the whole call. tonic's own stands outside these layers, ends
+//!    with the first byte, and says CANCELLED.
+//! 6. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
 
 use std::{
-    any::Any,
+    future,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use futures::future::BoxFuture;
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Status, body::Body};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, OptionFuture},
+};
+use http::{HeaderMap, Request, Response};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::policy;
+use super::{
+    accept::Counterpart,
+    body::{Ends, Guarded, panicked, refused},
+    policy,
+};
 use crate::{
-    services::status::{internal, mapped, status},
-    types::{Peer, Reason},
+    services::status::{mapped, status},
+    types::{Peer, Reason, Refusal},
 };
 
 /// The layers.
 #[derive(Clone)]
 pub(super) struct Stack {
     calls: Arc<Semaphore>,
+    stopping: CancellationToken,
 }
 
 impl Stack {
-    /// Layers that let `calls` calls through at once.
-    pub(super) fn new(calls: usize) -> Self {
+    /// Layers that let `calls` calls through at once, and none after `stopping`.
+    pub(super) fn new(calls: usize, stopping: CancellationToken) -> Self {
         Self {
             calls: Arc::new(Semaphore::new(calls)),
+            stopping,
         }
     }
+
+    /// The gate and the limit.
+    fn admit(&self, caller: &Counterpart, path: &str) -> Result<Admitted, Refusal> {
+        let peer = caller.0.clone().map_err(|why| {
+            let zh = why.zh();
+            Refusal::new(Reason::IdentityMissing).because(why, zh)
+        })?;
+        if !policy::knows(path) {
+            return Err(Reason::MethodUnknown.into());
+        }
+        if !policy::allows(&peer.identity.role, path) {
+            return Err(Refusal::new(Reason::MethodNotAllowed).with("role", &peer.identity.role));
+        }
+        if self.stopping.is_cancelled() {
+            return Err(Reason::ShuttingDown.into());
+        }
+        let permit = if path.starts_with("/grpc.health.v1.") {
+            None
+        } else {
+            let permit = self.calls.clone().try_acquire_owned();
+            Some(permit.map_err(|_| Refusal::new(Reason::Overloaded))?)
+        };
+        Ok(Admitted { peer, permit })
+    }
+
+    /// What ends a call from outside.
+    fn ends(&self, path: &str, deadline: Option<Instant>) -> Ends {
+        let stopping = policy::lasts(path).then(|| self.stopping.clone().cancelled_owned());
+        let (stopping, deadline) = (OptionFuture::from(stopping), deadline.map(sleep_until));
+        Box::pin(async move {
+            tokio::select! {
+                Some(()) = stopping => Reason::ShuttingDown,
+                Some(()) = OptionFuture::from(deadline) => Reason::DeadlineExceeded,
+                else => future::pending().await,
+            }
+        })
+    }
+}
+
+/// A call that the gate let through.
+struct Admitted {
+    peer: Peer,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> Layer<S> for Stack {
@@ -50,7 +111,7 @@ impl<S> Layer<S> for Stack {
     fn layer(&self, inner: S) -> Stacked<S> {
         Stacked {
             inner,
-            calls: self.calls.clone(),
+            stack: self.clone(),
         }
     }
 }
@@ -59,14 +120,13 @@ impl<S> Layer<S> for Stack {
 #[derive(Clone)]
 pub(super) struct Stacked<S> {
     inner: S,
-    calls: Arc<Semaphore>,
+    stack: Stack,
 }
 
 impl<S> Service<Request<Body>> for Stacked<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    S::Error: std::fmt::Display + Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -76,96 +136,117 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // The instance that was polled ready is the one to call; its clone waits for the next.
         let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let peer = request.extensions().get::<Peer>().cloned();
-        let caller = peer
-            .as_ref()
-            .map(|peer| peer.identity.to_string())
-            .unwrap_or_default();
-        let (path, id) = (request.uri().path().to_owned(), Uuid::now_v7());
-        let span = tracing::info_span!("call", %id, path = path.as_str(), caller);
-        let admitted = admit(peer.as_ref(), &path, &self.calls);
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let path = request.uri().path().to_owned();
+        let caller = request.extensions_mut().remove::<Counterpart>();
+        let span = span(caller.as_ref(), &path);
+        let admitted = match caller {
+            Some(caller) => self.stack.admit(&caller, &path),
+            None => Err(Reason::IdentityMissing.into()),
+        };
+        // Reckoned now, so that it passes before tonic's own, which begins after this returns.
+        let ends = self.stack.ends(&path, deadline(request.headers()));
         let work = async move {
-            let permit = match admitted {
-                Ok(permit) => permit,
-                Err(refused) => return Ok(refused.into_http()),
-            };
-            let called = std::panic::AssertUnwindSafe(inner.call(request));
-            let response = match futures::FutureExt::catch_unwind(called).await {
-                Ok(response) => response?,
-                Err(panic) => status(internal(panic_text(&*panic))).into_http(),
-            };
-            Ok(rescue(response, permit))
+            match admitted {
+                Ok(admitted) => admitted.run(inner, request, ends).await,
+                Err(refusal) => Ok(refused(status(refusal)).into_http()),
+            }
         };
         Box::pin(work.instrument(span))
     }
 }
 
-/// The gate and the limit.
-fn admit(
-    peer: Option<&Peer>,
-    path: &str,
-    calls: &Arc<Semaphore>,
-) -> Result<Option<OwnedSemaphorePermit>, Status> {
-    let peer = peer.ok_or_else(|| status(Reason::IdentityMissing.into()))?;
-    if peer.certificate_end < jiff::Timestamp::now() {
-        return Err(status(Reason::IdentityMissing.into()));
-    }
-    if !policy::knows(path) {
-        return Err(status(Reason::MethodUnknown.into()));
-    }
-    if !policy::allows(&peer.identity.role, path) {
-        return Err(status(Reason::MethodNotAllowed.into()));
-    }
-    if path.starts_with("/grpc.health.v1.") {
-        return Ok(None);
-    }
-    let permit = calls.clone().try_acquire_owned();
-    permit
-        .map(Some)
-        .map_err(|_| status(Reason::Overloaded.into()))
-}
-
-/// Gives every error its details, whether it comes in the headers or in the trailers; the call counts against
-/// the limit until its last byte has gone out.
-fn rescue(response: Response<Body>, permit: Option<OwnedSemaphorePermit>) -> Response<Body> {
-    if let Some(foreign) = Status::from_header_map(response.headers()) {
-        let known = mapped(foreign);
-        if known.code() != tonic::Code::Ok {
-            tracing::info!(code = ?known.code(), message = known.message(), "refused");
+impl Admitted {
+    /// The call itself, within the deadline, its panics and errors rescued.
+    async fn run<S>(
+        self,
+        mut inner: S,
+        mut request: Request<Body>,
+        mut ends: Ends,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        request.extensions_mut().insert(self.peer);
+        let called = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
+        let response = tokio::select! {
+            biased;
+            reason = &mut ends => return Ok(refused(status(reason.into())).into_http()),
+            called = called => match called {
+                Ok(response) => response?,
+                Err(panic) => return Ok(refused(panicked(&*panic)).into_http()),
+            },
+        };
+        match Status::from_header_map(response.headers()) {
+            Some(foreign) if foreign.code() != Code::Ok => Ok(refused(mapped(foreign)).into_http()),
+            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, self.permit)))),
         }
-        return known.into_http();
     }
-    response.map(|body| {
-        let body = body.map_frame(move |frame| {
-            let _held = &permit;
-            match frame.into_trailers() {
-                Ok(trailers) => http_body::Frame::trailers(mended(trailers)),
-                Err(frame) => frame,
-            }
-        });
-        Body::new(body)
-    })
 }
 
-fn mended(trailers: http::HeaderMap) -> http::HeaderMap {
-    match Status::from_header_map(&trailers) {
-        Some(foreign) if foreign.code() != tonic::Code::Ok && foreign.details().is_empty() => {
-            let mut mended = http::HeaderMap::new();
-            match mapped(foreign).add_header(&mut mended) {
-                Ok(()) => mended,
-                Err(_) => trailers,
-            }
+fn span(caller: Option<&Counterpart>, path: &str) -> tracing::Span {
+    let peer = caller.and_then(|caller| caller.0.as_ref().ok());
+    let caller = peer
+        .map(|peer| peer.identity.to_string())
+        .unwrap_or_default();
+    tracing::info_span!("call", id = %Uuid::now_v7(), path, caller)
+}
+
+/// When the caller's deadline passes. Source: gRPC over HTTP/2, `grpc-timeout`: at most eight digits
+/// and a unit. One that is not so counts as none, as in tonic.
+fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    let left = match unit {
+        "H" => Duration::from_secs(count * 3_600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let left = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            let before = Instant::now();
+            deadline(&headers).map(|at| at.duration_since(before).as_secs())
+        };
+        assert_eq!(left("2H"), Some(7_200));
+        assert_eq!(left("3M"), Some(180));
+        assert_eq!(left("99999999S"), Some(99_999_999));
+        assert_eq!(left("4000m"), Some(4));
+        assert_eq!(left("5000000u"), Some(5));
+        assert_eq!(left("99999999n"), Some(0));
+        for wrong in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "-1S",
+            "+1S",
+            "123456789S",
+            "1.5S",
+            "秒",
+            "1 S",
+        ] {
+            assert_eq!(left(wrong), None, "{wrong}");
         }
-        _ => trailers,
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("panic")
 }
