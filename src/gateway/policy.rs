@@ -46,6 +46,7 @@ pub fn allows(role: &Role, path: &str) -> bool {
         Role::Agency(_) => roles.agency,
         Role::Node(_) => roles.node,
         Role::Admin(_) => roles.admin,
+        Role::Auditor(_) => false,
     }
 }
 
