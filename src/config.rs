@@ -116,6 +116,8 @@ pub struct ReferenceConfig {
     pub divisions: Option<PathBuf>,
     /// TOML of dated rules.
     pub rules: Option<PathBuf>,
+    /// TOML of grants: who may do what.
+    pub policy: Option<PathBuf>,
 }
 
 /// `[storage]`.
@@ -185,6 +187,7 @@ pub const KEYS: &[&str] = &[
     "reference.agencies",
     "reference.divisions",
     "reference.rules",
+    "reference.policy",
     "storage.cache_mib",
     "storage.segment_mib",
     "storage.watermark_mib",

@@ -1,5 +1,7 @@
 //! The composition root: open what a configuration names, bind, serve, drain.
 
+mod reference;
+
 use std::{
     future::Future,
     net::SocketAddr,
@@ -9,7 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+pub use reference::{RULES_CHECK, Reference};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -19,19 +22,26 @@ use crate::{
     gateway::{
         client::{DialError, Dialer},
         serve,
+        stack::Gate,
         tls::{self, Credentials, TlsError},
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
     replication::{Board, Mirror, Uplink, UplinkOptions},
     services::{
-        self, access::Access, node::Nodes, position::Positions, register::Shared,
-        replication::Dial, token::Tokens,
+        self,
+        access::{Access, Rules},
+        methods::Methods,
+        node::Nodes,
+        position::Positions,
+        register::Shared,
+        replication::Dial,
+        token::Tokens,
     },
     storage::{
         Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError, durable,
     },
-    types::{AgencyTable, Clock, DivisionTable, RuleTable, SystemClock},
+    types::{Clock, SystemClock},
 };
 
 /// How often free space is looked at.
@@ -153,54 +163,6 @@ impl DataFolder {
     }
 }
 
-/// Reference data of a node: what the configuration does not name is the program's own.
-pub struct Reference {
-    /// Agencies.
-    pub agencies: Arc<AgencyTable>,
-    /// Divisions.
-    pub divisions: Arc<DivisionTable>,
-    /// Rules.
-    pub rules: Arc<RuleTable>,
-}
-
-impl Reference {
-    /// Loads it.
-    ///
-    /// # Errors
-    /// [`NodeError::Reference`] names file and line.
-    pub fn load(config: &Config) -> Result<Self, NodeError> {
-        let paths = &config.reference;
-        let agencies = table(paths.agencies.as_deref(), AgencyTable::from_csv)?;
-        let divisions = table(paths.divisions.as_deref(), DivisionTable::from_csv)?;
-        let rules = table(paths.rules.as_deref(), RuleTable::from_toml)?;
-        Ok(Self {
-            agencies: Arc::new(agencies.unwrap_or_default()),
-            divisions: Arc::new(divisions.unwrap_or_else(DivisionTable::builtin)),
-            rules: Arc::new(rules.unwrap_or_else(RuleTable::builtin)),
-        })
-    }
-
-    /// The registers over it.
-    #[must_use]
-    pub fn registers(&self) -> Registers {
-        Registers::new(self.divisions.clone(), self.rules.clone())
-    }
-}
-
-fn table<T, E: std::fmt::Display>(
-    path: Option<&Path>,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<Option<T>, NodeError> {
-    let Some(path) = path else { return Ok(None) };
-    let failed = |cause: String| NodeError::Reference {
-        path: path.to_owned(),
-        cause,
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    parse(text).map(Some).map_err(|e| failed(e.to_string()))
-}
-
 /// The stores of a data folder.
 pub struct Stores {
     /// The truth.
@@ -238,12 +200,22 @@ impl Stores {
     }
 }
 
+/// What is read again when its file changes.
+struct Watching {
+    registers: Arc<Registers>,
+    rules: watch::Sender<Arc<Rules>>,
+    /// Why the newest files are not in force.
+    failed: watch::Sender<Option<String>>,
+}
+
 /// A node that is open and bound, and not yet serving.
 pub struct Node {
     listener: TcpListener,
     server: rustls::ServerConfig,
+    gate: Gate,
     routes: Routes,
     health: HealthReporter,
+    watching: Watching,
     ledger: Ledger,
     uplink: Option<Arc<Uplink>>,
     /// Tells everything that runs to stop.
@@ -298,10 +270,17 @@ impl Node {
             .map(|view| view.origin().to_owned())
             .unwrap_or_default();
         let tokens = Tokens::new(&seed);
+        let methods = Methods::new(&registers);
+        let watching = Watching {
+            registers: registers.clone(),
+            rules: watch::Sender::new(Arc::new(reference.access())),
+            failed: watch::Sender::new(None),
+        };
+        let access = Access::new(watching.rules.subscribe(), id.clone());
         let shared = Arc::new(Shared {
             ledger: ledger.clone(),
             registers,
-            access: Access::new(reference.agencies, id.clone()),
+            access: access.clone(),
             positions: Positions::new(tokens.clone(), origin),
             tokens,
             clock: clock.clone(),
@@ -316,9 +295,10 @@ impl Node {
             board: board.clone(),
             data: config.node.data.clone(),
             watermark: config.storage.watermark_mib * 1024 * 1024,
+            rules_failed: watching.failed.subscribe(),
         };
-        let mirror = Mirror::new(board, stop.clone());
-        let (routes, health) = services::routes(shared, nodes, mirror)
+        let mirror = Mirror::new(board, Arc::new(access.clone()), stop.clone());
+        let (routes, health) = services::routes(shared, nodes, mirror, methods.clone())
             .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
         let address = config.node.listen;
         let bound = TcpListener::bind(address).await;
@@ -327,8 +307,10 @@ impl Node {
         Ok(Self {
             listener,
             server,
+            gate: Gate { access, methods },
             routes,
             health,
+            watching,
             ledger,
             uplink,
             stop,
@@ -394,6 +376,12 @@ impl Node {
             self.config.node.data.clone(),
             self.config.storage.watermark_mib * 1024 * 1024,
         ));
+        let rules = tokio::spawn(reference::watch_rules(
+            self.config.reference.clone(),
+            self.watching.registers,
+            self.watching.rules,
+            self.watching.failed,
+        ));
         self.health
             .set_service_status("", ServingStatus::Serving)
             .await;
@@ -409,6 +397,7 @@ impl Node {
             self.listener,
             self.server,
             domain,
+            self.gate,
             self.routes,
             stop.clone().cancelled_owned(),
             serve::Limits::default(),
@@ -416,6 +405,7 @@ impl Node {
         .await;
         stop.cancel();
         space.abort();
+        rules.abort();
         if let Some(uplink) = uplink {
             let _ = uplink.await;
         }

@@ -286,10 +286,8 @@ impl Stage {
         let mut submitting = Vec::new();
         for county in counties {
             let here = |agency: &&Agency| {
-                agency
-                    .node
-                    .as_ref()
-                    .is_some_and(|node| node.as_str() == county.name)
+                let node = agency.nodes.first();
+                node.is_some_and(|node| node.as_str() == county.name)
             };
             for agency in self.agencies.iter().filter(here) {
                 let rows = rows.of(agency.id.as_str());

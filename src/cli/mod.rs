@@ -3,6 +3,7 @@
 pub mod client;
 pub mod demo;
 mod pki;
+mod policy;
 mod serve;
 mod sync;
 pub mod verify;
@@ -64,6 +65,8 @@ enum Command {
     Rebuild(serve::Rebuild),
     /// A small certificate authority for pilots and tests
     Pki(pki::Pki),
+    /// Ask an access policy, or test it
+    Policy(policy::Policy),
     #[command(flatten)]
     Client(args::Command),
 }
@@ -121,6 +124,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Sync(sync) => sync.run(&connection).await,
         Command::Verify(verify) => verify.run(&connection).await,
         Command::Rebuild(rebuild) => rebuild.run().await,
+        Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),
         Command::Client(command) => commands::run(command, &connection)
             .await

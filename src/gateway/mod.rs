@@ -6,9 +6,8 @@ pub mod client;
 pub mod explain;
 pub mod identity;
 pub mod pki;
-pub mod policy;
 pub mod serve;
-mod stack;
+pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -8,7 +8,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
-use super::{accept::accept, stack::Stack};
+use super::{
+    accept::accept,
+    stack::{Gate, Stack},
+};
 use crate::types::TrustDomain;
 
 /// Calls at once on one connection. Without it a single peer could open as many as it likes.
@@ -56,6 +59,7 @@ pub async fn serve(
     listener: TcpListener,
     config: ServerConfig,
     domain: TrustDomain,
+    gate: Gate,
     routes: Routes,
     shutdown: impl Future<Output = ()> + Send,
     limits: Limits,
@@ -64,7 +68,7 @@ pub async fn serve(
     let _closes = (stopping.clone().drop_guard(), closing.clone().drop_guard());
     let connections = accept(listener, Arc::new(config), domain, limits, closing);
     let serving = Server::builder()
-        .layer(Stack::new(limits.calls, stopping.clone()))
+        .layer(Stack::new(limits.calls, gate, stopping.clone()))
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_max_header_list_size(MAX_HEADER_BYTES)

@@ -2,7 +2,7 @@
 //!
 //! 1. **span**: a call id, the method and the caller, so that everything below logs under them. Never
 //!    a body.
-//! 2. **gate**: who calls, and whether the role may call this method at all. Before anything is decoded
+//! 2. **gate**: who calls, and whether the policy lets them call this method at all. Before anything is decoded
 //!    or counted: a stranger takes no place from those who may.
 //! 3. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
 //!    node is not a dead one.
@@ -38,25 +38,64 @@ use uuid::Uuid;
 use super::{
     accept::Counterpart,
     body::{Ends, Guarded, panicked, refused},
-    policy,
 };
 use crate::{
-    services::status::{mapped, status},
-    types::{Peer, Reason, Refusal},
+    services::{
+        access::Access,
+        methods::{Methods, Need, lasts},
+        status::{mapped, status},
+    },
+    types::{Identity, Peer, Reason, Refusal},
 };
+
+/// Who may call what.
+#[derive(Clone)]
+pub struct Gate {
+    /// The policy.
+    pub access: Access,
+    /// What each method needs.
+    pub methods: Methods,
+}
+
+impl Gate {
+    /// What the method needs, where the caller has it.
+    fn open(&self, identity: &Identity, path: &str) -> Result<Need, Refusal> {
+        let need = self.methods.need(path);
+        let need = need.ok_or_else(|| Refusal::new(Reason::MethodUnknown))?;
+        if self.access.allows(identity, &need) {
+            Ok(need)
+        } else {
+            Err(Refusal::new(Reason::MethodNotAllowed).with("role", &identity.role))
+        }
+    }
+
+    /// Ends when a change of the policy takes from the caller what the method needs.
+    async fn closed(self, identity: Identity, need: Need) {
+        let mut changes = self.access.changes();
+        while self.access.allows(&identity, &need) {
+            if changes.changed().await.is_err() {
+                // The node is going: that ends the call by itself.
+                return future::pending().await;
+            }
+        }
+    }
+}
 
 /// The layers.
 #[derive(Clone)]
 pub(super) struct Stack {
     calls: Arc<Semaphore>,
+    gate: Gate,
     stopping: CancellationToken,
 }
 
 impl Stack {
-    /// Layers that let `calls` calls through at once, and none after `stopping`.
-    pub(super) fn new(calls: usize, stopping: CancellationToken) -> Self {
+    /// Layers that let `calls` calls through at once, of those whom the gate lets in, and none after
+    /// `stopping`.
+    pub(super) fn new(calls: usize, gate: Gate, stopping: CancellationToken) -> Self {
         Self {
             calls: Arc::new(Semaphore::new(calls)),
+            gate,
             stopping,
         }
     }
@@ -67,12 +106,7 @@ impl Stack {
             let zh = why.zh();
             Refusal::new(Reason::IdentityMissing).because(why, zh)
         })?;
-        if !policy::knows(path) {
-            return Err(Reason::MethodUnknown.into());
-        }
-        if !policy::allows(&peer.identity.role, path) {
-            return Err(Refusal::new(Reason::MethodNotAllowed).with("role", &peer.identity.role));
-        }
+        let need = self.gate.open(&peer.identity, path)?;
         if self.stopping.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
         }
@@ -82,16 +116,23 @@ impl Stack {
             let permit = self.calls.clone().try_acquire_owned();
             Some(permit.map_err(|_| Refusal::new(Reason::Overloaded))?)
         };
-        Ok(Admitted { peer, permit })
+        Ok(Admitted { peer, need, permit })
     }
 
     /// What ends a call from outside.
-    fn ends(&self, path: &str, deadline: Option<Instant>) -> Ends {
-        let stopping = policy::lasts(path).then(|| self.stopping.clone().cancelled_owned());
-        let (stopping, deadline) = (OptionFuture::from(stopping), deadline.map(sleep_until));
+    fn ends(&self, admitted: &Admitted, path: &str, deadline: Option<Instant>) -> Ends {
+        let lasts = lasts(path).then(|| {
+            let (gate, peer) = (self.gate.clone(), &admitted.peer);
+            let closed = gate.closed(peer.identity.clone(), admitted.need.clone());
+            (self.stopping.clone().cancelled_owned(), closed)
+        });
+        let (stopping, closed) = lasts.unzip();
+        let (stopping, closed) = (OptionFuture::from(stopping), OptionFuture::from(closed));
+        let deadline = deadline.map(sleep_until);
         Box::pin(async move {
             tokio::select! {
                 Some(()) = stopping => Reason::ShuttingDown,
+                Some(()) = closed => Reason::MethodNotAllowed,
                 Some(()) = OptionFuture::from(deadline) => Reason::DeadlineExceeded,
                 else => future::pending().await,
             }
@@ -102,6 +143,7 @@ impl Stack {
 /// A call that the gate let through.
 struct Admitted {
     peer: Peer,
+    need: Need,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -147,11 +189,15 @@ where
             Some(caller) => self.stack.admit(&caller, &path),
             None => Err(Reason::IdentityMissing.into()),
         };
-        // Reckoned now, so that it passes before tonic's own, which begins after this returns.
-        let ends = self.stack.ends(&path, deadline(request.headers()));
+        let admitted = admitted.map(|admitted| {
+            // Reckoned now, so that it passes before tonic's own, which begins after this returns.
+            let deadline = deadline(request.headers());
+            let ends = self.stack.ends(&admitted, &path, deadline);
+            (admitted, ends)
+        });
         let work = async move {
             match admitted {
-                Ok(admitted) => admitted.run(inner, request, ends).await,
+                Ok((admitted, ends)) => admitted.run(inner, request, ends).await,
                 Err(refusal) => Ok(refused(status(refusal)).into_http()),
             }
         };

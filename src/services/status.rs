@@ -33,7 +33,9 @@ pub fn code(reason: Reason) -> Code {
         | R::FilterTooComplex
         | R::OrderInvalid => Code::InvalidArgument,
         R::RecordNotFound | R::LogNotFound => Code::NotFound,
-        R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed => Code::PermissionDenied,
+        R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed | R::OriginForged => {
+            Code::PermissionDenied
+        }
         R::IdentityMissing => Code::Unauthenticated,
         R::EtagStale => Code::Aborted,
         R::RequestIdReused => Code::AlreadyExists,

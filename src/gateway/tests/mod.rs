@@ -9,7 +9,7 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt as _, future, stream};
 use tokio::{
     net::TcpListener,
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     task::JoinHandle,
 };
 use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
@@ -18,12 +18,18 @@ use super::{
     client::{DialError, Dialer},
     pki::{Authority, DEFAULT_DAYS, Issued, leaf},
     serve::{Limits, serve},
+    stack::Gate,
     tls::Credentials,
 };
 use crate::{
     proto::risk::v1::{self as pb, risk_service_server as server},
-    services::MAX_MESSAGE_BYTES,
-    types::{Identity, TrustDomain},
+    registers::Registers,
+    services::{
+        MAX_MESSAGE_BYTES,
+        access::{Access, Rules},
+        methods::Methods,
+    },
+    types::{DivisionTable, Identity, RuleTable, TrustDomain},
 };
 
 const DOMAIN: &str = "nantong.gov.cn";
@@ -34,6 +40,20 @@ fn domain() -> TrustDomain {
 
 fn identity(role: &str) -> Identity {
     format!("spiffe://{DOMAIN}/{role}").parse().unwrap()
+}
+
+/// The policy that is built in, over no agencies.
+fn gate() -> Gate {
+    let (divisions, rules) = (DivisionTable::builtin(), RuleTable::builtin());
+    let rules_now = Rules {
+        agencies: Arc::default(),
+        policy: Arc::default(),
+    };
+    let rules_now = watch::Sender::new(Arc::new(rules_now)).subscribe();
+    Gate {
+        access: Access::new(rules_now, "nantong".parse().unwrap()),
+        methods: Methods::new(&Registers::new(divisions.into(), rules.into())),
+    }
 }
 
 /// An authority in a folder of its own.
@@ -110,7 +130,15 @@ impl Gateway {
         let routes = Routes::new(risks).add_service(health);
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
-        let served = tokio::spawn(serve(listener, config, domain(), routes, stopped, limits));
+        let served = tokio::spawn(serve(
+            listener,
+            config,
+            domain(),
+            gate(),
+            routes,
+            stopped,
+            limits,
+        ));
         Self {
             pki,
             address,

@@ -62,7 +62,7 @@ impl Call {
         let lister = call.clone();
         // A page may examine thousands of records: not on a thread that others wait for.
         let page = tokio::task::spawn_blocking(move || {
-            let visible = |agency: &_| lister.caller.sees(agency);
+            let visible = |agency: &_| lister.caller.sees(&lister.id, agency);
             list(&lister.shared.ledger, lister.register()?, &query, &visible)
         });
         let page = page.await.map_err(|_| Refusal::new(Reason::Internal))??;

@@ -37,7 +37,7 @@ impl Call {
         self,
         request: wire::SubmitRequest,
     ) -> Result<wire::SubmitResponse, Refusal> {
-        self.caller.writer()?;
+        self.caller.writer(&self.id)?;
         let record = request.record.unwrap_or_default();
         let name = self.validated(&record)?;
         let content: [&[u8]; 2] = [&record, request.etag.as_bytes()];
@@ -62,7 +62,7 @@ impl Call {
         self,
         request: wire::WithdrawRequest,
     ) -> Result<wire::WithdrawResponse, Refusal> {
-        self.caller.writer()?;
+        self.caller.writer(&self.id)?;
         let mut violations = Violations::new();
         required_text(&mut violations, "reason", &request.reason, MAX_REASON);
         violations.into_result(()).map_err(Refusal::from)?;
@@ -115,10 +115,10 @@ impl Call {
 
     /// Checks a record as far as that goes without the state.
     fn validated(&self, record: &Bytes) -> Result<RecordName, Refusal> {
-        let agency = self.caller.writer()?;
+        let agency = self.caller.writer(&self.id)?;
         let context = Context {
             now: self.shared.clock.now(),
-            agency,
+            agency: &agency,
         };
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
@@ -245,7 +245,7 @@ impl List {
         else {
             return Err(violation("parent", FieldReason::BadFormat, OWN_COLLECTION));
         };
-        self.call.caller.writer()?;
+        self.call.caller.writer(&self.call.id)?;
         self.call.caller.owns(agency)?;
         self.validate_only = request.validate_only;
         self.collection = Some(parent);

@@ -145,7 +145,7 @@ impl Watch {
             return Ok(None);
         };
         let wanted = self.collection.contains(&entry.name)
-            && self.call.caller.sees(entry.name.agency())
+            && self.call.caller.sees(&self.call.id, entry.name.agency())
             && self
                 .call
                 .register()?
