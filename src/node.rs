@@ -208,6 +208,16 @@ struct Watching {
     failed: watch::Sender<Option<String>>,
 }
 
+impl Watching {
+    fn new(registers: &Arc<Registers>, reference: &Reference) -> Self {
+        Self {
+            registers: registers.clone(),
+            rules: watch::Sender::new(Arc::new(reference.access())),
+            failed: watch::Sender::new(None),
+        }
+    }
+}
+
 /// A node that is open and bound, and not yet serving.
 pub struct Node {
     listener: TcpListener,
@@ -271,11 +281,7 @@ impl Node {
             .unwrap_or_default();
         let tokens = Tokens::new(&seed);
         let methods = Methods::new(&registers);
-        let watching = Watching {
-            registers: registers.clone(),
-            rules: watch::Sender::new(Arc::new(reference.access())),
-            failed: watch::Sender::new(None),
-        };
+        let watching = Watching::new(&registers, &reference);
         let access = Access::new(watching.rules.subscribe(), id.clone());
         let shared = Arc::new(Shared {
             ledger: ledger.clone(),

@@ -1,6 +1,7 @@
 //! Real nodes on real sockets with real TLS, in a folder that goes away with the test.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "nothing here must last")]
 
 pub mod process;
 
