@@ -38,6 +38,7 @@ fn bait() -> String {
 }
 
 /// Sends the canary in every place that takes a text; returns what the node answered.
+#[allow(clippy::too_many_lines, reason = "a list of places")]
 async fn send_everywhere(domain: &Domain, node: &Process) -> Vec<Status> {
     let mut clients = node.clients(domain, &format!("agency/{QIDONG}")).await;
     let mut refused = Vec::new();
