@@ -97,6 +97,7 @@ async fn echo(domain: &Domain) -> SocketAddr {
         DOMAIN.parse().unwrap(),
         Limits::default(),
         CancellationToken::new(),
+        None,
     );
     let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
     let server = tonic::transport::Server::builder()

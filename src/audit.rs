@@ -26,7 +26,7 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 pub use self::{
-    account::{Account, Rows},
+    account::{Account, Incoming, Rows},
     verify::{Checked, verify, verify_chain},
 };
 use self::{

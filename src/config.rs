@@ -51,6 +51,9 @@ pub struct Config {
     /// Storage.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// The audit trail.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -142,6 +145,20 @@ impl Default for StorageConfig {
     }
 }
 
+/// `[audit]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Days that the audit trail is kept: 183 at least.
+    pub keep_days: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { keep_days: 400 }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,6 +208,7 @@ pub const KEYS: &[&str] = &[
     "storage.cache_mib",
     "storage.segment_mib",
     "storage.watermark_mib",
+    "audit.keep_days",
     "log.level",
     "log.format",
 ];
@@ -267,6 +285,7 @@ impl Config {
                 0,
                 1_048_576,
             ),
+            ("audit.keep_days", self.audit.keep_days.into(), 183, 36_500),
         ];
         for (key, value, low, high) in sizes {
             if !(low..=high).contains(&value) {
@@ -325,7 +344,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError
     let (section, name) = key.split_once('.').ok_or_else(|| override_error(key))?;
     let value = match key {
         "tls.roots" => toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>()),
-        _ if name.ends_with("_mib") => {
+        _ if name.ends_with("_mib") || name.ends_with("_days") => {
             let number: i64 = text.parse().map_err(|_| override_error(key))?;
             toml::Value::from(number)
         }

@@ -18,6 +18,7 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    audit::{AuditError, Trail},
     config::{Config, ConfigError, ReplicationMode},
     gateway::{
         client::{DialError, Dialer},
@@ -78,6 +79,9 @@ pub enum NodeError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The audit trail.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Storage.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -127,6 +131,12 @@ impl DataFolder {
             "state.damaged-{}",
             Timestamp::now().as_millisecond()
         ))
+    }
+
+    /// The audit trail.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit")
     }
 
     /// The newest signed checkpoint, outside the journal.
@@ -283,7 +293,9 @@ impl Node {
         let methods = Methods::new(&registers);
         let watching = Watching::new(&registers, &reference);
         let access = Access::new(watching.rules.subscribe(), id.clone());
+        let trail = Trail::open(&data.audit(), config.audit.keep_days, clock.clone())?;
         let shared = Arc::new(Shared {
+            trail: trail.clone(),
             ledger: ledger.clone(),
             registers,
             access: access.clone(),
@@ -313,7 +325,11 @@ impl Node {
         Ok(Self {
             listener,
             server,
-            gate: Gate { access, methods },
+            gate: Gate {
+                access,
+                methods,
+                trail,
+            },
             routes,
             health,
             watching,
@@ -359,15 +375,20 @@ impl Node {
         let stop = self.stop.clone();
         let mut intake = self.ledger.intake();
         let mut failing = self.ledger.intake();
+        let trail = self.gate.trail.clone();
+        let mut unrecorded = trail.failing();
+        trail.event(format!("started, {}", env!("CARGO_PKG_VERSION")))?;
         let telling = stop.clone();
         tokio::spawn(async move {
             let failed = failing.wait_for(|intake| matches!(intake, Intake::Failed(_)));
             tokio::select! {
                 () = shutdown => {}
                 _ = failed => {}
+                _ = unrecorded.wait_for(|failed| *failed) => {}
             }
             telling.cancel();
         });
+        let keeping = tokio::spawn(keep(trail.clone()));
         let uplink = self.uplink.clone().map(|uplink| {
             let stop = stop.clone();
             tokio::spawn(async move { uplink.run(stop).await })
@@ -387,6 +408,7 @@ impl Node {
             self.watching.registers,
             self.watching.rules,
             self.watching.failed,
+            trail.clone(),
         ));
         self.health
             .set_service_status("", ServingStatus::Serving)
@@ -416,6 +438,10 @@ impl Node {
             let _ = uplink.await;
         }
         self.ledger.stop().await;
+        keeping.abort();
+        // A trail that failed has said so, and is the reason that the node stops.
+        trail.event("stopped")?;
+        trail.sync()?;
         if let Intake::Failed(why) = &*intake.borrow_and_update() {
             return Err(NodeError::Failed(why.clone()));
         }
@@ -536,6 +562,17 @@ fn uplink(
         connecting
     });
     Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
+}
+
+/// Makes the audit trail durable every second.
+async fn keep(trail: Trail) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let trail = trail.clone();
+        // Its failure is told by the trail itself, and stops the node.
+        let _ = tokio::task::spawn_blocking(move || trail.sync()).await;
+    }
 }
 
 /// Closes intake while the disk is below its watermark.

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     config::{
-        Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, StorageConfig, TlsConfig,
+        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, StorageConfig,
+        TlsConfig,
     },
     gateway::{
         client::{ClientFiles, Dialer},
@@ -219,6 +220,7 @@ impl Stage {
         let issued = self.issue("node", name)?;
         let port = if self.port == 0 { 0 } else { self.port + at };
         let mut config = Config {
+            audit: AuditConfig::default(),
             node: NodeConfig {
                 id: name.to_owned(),
                 trust_domain: DOMAIN.to_owned(),

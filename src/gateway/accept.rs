@@ -27,7 +27,11 @@ use super::{
     identity::{Holder, IdentityError, holder},
     serve::Limits,
 };
-use crate::types::{Peer, TrustDomain};
+use crate::{
+    audit::Trail,
+    proto::audit::v1::AuditRecord,
+    types::{Peer, TrustDomain},
+};
 
 /// The wait after a failed accept: out of file descriptors, most likely, so the next fails as fast.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -35,10 +39,12 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Who is at the other end of a verified connection, or why its certificate names nobody here. Such
 /// a peer is let in as far as the gate, which tells it so: a closed connection tells nothing.
 #[derive(Debug, Clone)]
-pub struct Counterpart(
+pub struct Counterpart {
     /// The peer, as its certificate and its socket tell.
-    pub Result<Peer, IdentityError>,
-);
+    pub peer: Result<Peer, IdentityError>,
+    /// From where.
+    pub address: SocketAddr,
+}
 
 /// A connection whose certificate is verified. It closes when its certificate ends, and when
 /// serving ends.
@@ -158,17 +164,20 @@ struct Handshakes {
     patience: Duration,
     domain: Arc<TrustDomain>,
     closing: CancellationToken,
+    trail: Option<Trail>,
     ready: mpsc::Sender<io::Result<Connection>>,
 }
 
 /// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer
-/// that is slow, unknown or hostile costs only itself. `closing` closes every connection.
+/// that is slow, unknown or hostile costs only itself. `closing` closes every connection; handshakes
+/// that fail are recorded in `trail`.
 pub fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
     domain: TrustDomain,
     limits: Limits,
     closing: CancellationToken,
+    trail: Option<Trail>,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(64);
     let (acceptor, domain) = (TlsAcceptor::from(config), Arc::new(domain));
@@ -178,6 +187,7 @@ pub fn accept(
         patience,
         domain,
         closing,
+        trail,
         ready,
     };
     tokio::spawn(async move {
@@ -217,7 +227,13 @@ impl Handshakes {
         match self.connection(tcp, address, place).await {
             // The receiver is gone when serving ends: then the connection goes too.
             Ok(connection) => drop(self.ready.send(Ok(connection)).await),
-            Err(why) => tracing::info!(%address, why, "connection refused"),
+            Err(why) => {
+                tracing::info!(%address, why, "connection refused");
+                if let Some(trail) = &self.trail {
+                    // A trail that fails stops the node by itself.
+                    let _ = trail.write(refused(address));
+                }
+            }
         }
     }
 
@@ -244,13 +260,23 @@ impl Handshakes {
         if let Err(why) = &peer {
             tracing::info!(%address, %why, "a certificate without an identity");
         }
-        let counterpart = Counterpart(peer);
+        let counterpart = Counterpart { peer, address };
         Ok(Connection {
             stream,
             counterpart,
             closing: Some(Box::pin(closing)),
             _place: place,
         })
+    }
+}
+
+/// A handshake that failed, in the trail: why stands in the log only, for its text may be the peer's.
+fn refused(address: SocketAddr) -> AuditRecord {
+    AuditRecord {
+        address: address.to_string(),
+        code: tonic::Code::Unauthenticated.into(),
+        reason: "HANDSHAKE_REFUSED".to_owned(),
+        ..AuditRecord::default()
     }
 }
 

@@ -14,6 +14,7 @@ use http_body::Frame;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, body::Body};
 
+use super::stack::Closing;
 use crate::{
     services::status::{decode, internal, mapped, status},
     types::Reason,
@@ -28,15 +29,22 @@ pub(super) struct Guarded {
     /// None once it has ended.
     inner: Option<Body>,
     ends: Ends,
+    account: Closing,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Guarded {
     /// A body that `ends` can end.
-    pub(super) fn new(inner: Body, ends: Ends, permit: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(
+        inner: Body,
+        ends: Ends,
+        account: Closing,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Self {
         Self {
             inner: Some(inner),
             ends,
+            account,
             _permit: permit,
         }
     }
@@ -58,6 +66,7 @@ impl http_body::Body for Guarded {
         let Self {
             inner: Some(inner),
             ends,
+            account,
             ..
         } = &mut *self
         else {
@@ -65,13 +74,20 @@ impl http_body::Body for Guarded {
         };
         // First, so that a body that is always ready ends too.
         if let Poll::Ready(reason) = ends.as_mut().poll(cx) {
-            return self.end(trailers(&refused(status(reason.into()))));
+            let refused = account.refused(status(reason.into()));
+            return self.end(trailers(&refused));
         }
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(cx)));
         match polled {
-            Err(panic) => self.end(trailers(&refused(panicked(&*panic)))),
+            Err(panic) => {
+                let refused = account.refused(panicked(&*panic));
+                self.end(trailers(&refused))
+            }
             Ok(Poll::Ready(Some(Ok(frame)))) => match frame.into_trailers() {
-                Ok(found) => self.end(mended(found)),
+                Ok(found) => {
+                    let found = closed(found, account);
+                    self.end(found)
+                }
                 Err(data) => Poll::Ready(Some(Ok(data))),
             },
             Ok(polled) => polled,
@@ -99,11 +115,14 @@ pub(super) fn refused(status: Status) -> Status {
     status
 }
 
-/// Trailers in which an error has its details.
-fn mended(found: HeaderMap) -> HeaderMap {
+/// Trailers in which an error has its details, once what they say is recorded.
+fn closed(found: HeaderMap, account: &Closing) -> HeaderMap {
     match Status::from_header_map(&found) {
-        Some(foreign) if foreign.code() != Code::Ok => trailers(&refused(mapped(foreign))),
-        _ => found,
+        Some(foreign) if foreign.code() != Code::Ok => trailers(&account.refused(mapped(foreign))),
+        _ => match account.done() {
+            Ok(()) => found,
+            Err(status) => trailers(&status),
+        },
     }
 }
 

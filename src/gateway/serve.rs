@@ -66,7 +66,8 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let _closes = (stopping.clone().drop_guard(), closing.clone().drop_guard());
-    let connections = accept(listener, Arc::new(config), domain, limits, closing);
+    let trail = Some(gate.trail.clone());
+    let connections = accept(listener, Arc::new(config), domain, limits, closing, trail);
     let serving = Server::builder()
         .layer(Stack::new(limits.calls, gate, stopping.clone()))
         .max_concurrent_streams(MAX_STREAMS)

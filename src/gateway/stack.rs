@@ -4,13 +4,14 @@
 //!    a body.
 //! 2. **gate**: who calls, and whether the policy lets them call this method at all. Before anything is decoded
 //!    or counted: a stranger takes no place from those who may.
-//! 3. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
+//! 3. **account**: what comes of the call is written to the audit trail before its answer ends.
+//! 4. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
 //!    node is not a dead one.
-//! 4. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
+//! 5. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
 //!    with details; so callers and logs see the same codes. In headers here, in trailers in `body`.
-//! 5. **deadline**: the caller's, over the whole call. tonic's own stands outside these layers, ends
+//! 6. **deadline**: the caller's, over the whole call. tonic's own stands outside these layers, ends
 //!    with the first byte, and says CANCELLED.
-//! 6. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
+//! 7. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
 
 use std::{
     future,
@@ -40,10 +41,11 @@ use super::{
     body::{Ends, Guarded, panicked, refused},
 };
 use crate::{
+    audit::{Account, AuditError, Incoming, Trail},
     services::{
         access::Access,
         methods::{Methods, Need, lasts},
-        status::{mapped, status},
+        status::{decode, mapped, status},
     },
     types::{Identity, Peer, Reason, Refusal},
 };
@@ -55,6 +57,8 @@ pub struct Gate {
     pub access: Access,
     /// What each method needs.
     pub methods: Methods,
+    /// Where it is recorded.
+    pub trail: Trail,
 }
 
 impl Gate {
@@ -100,15 +104,36 @@ impl Stack {
         }
     }
 
+    fn account(&self, caller: Option<&Counterpart>, path: &str, id: Uuid) -> Account {
+        let need = self.gate.methods.need(path);
+        let peer = caller.and_then(|caller| caller.peer.as_ref().ok());
+        let incoming = Incoming {
+            caller: peer.map_or_else(String::new, |peer| peer.identity.to_string()),
+            address: caller.map_or_else(String::new, |caller| caller.address.to_string()),
+            method: need.as_ref().map_or_else(String::new, |_| path.to_owned()),
+            id: id.to_string(),
+            always: need.is_some_and(|need| need.is_recorded(path)),
+        };
+        Account::open(self.gate.trail.clone(), incoming)
+    }
+
     /// The gate and the limit.
-    fn admit(&self, caller: &Counterpart, path: &str) -> Result<Admitted, Refusal> {
-        let peer = caller.0.clone().map_err(|why| {
+    fn admit(
+        &self,
+        caller: &Counterpart,
+        path: &str,
+        account: &Account,
+    ) -> Result<Admitted, Refusal> {
+        let peer = caller.peer.clone().map_err(|why| {
             let zh = why.zh();
             Refusal::new(Reason::IdentityMissing).because(why, zh)
         })?;
         let need = self.gate.open(&peer.identity, path)?;
         if self.stopping.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
+        }
+        if lasts(path) && need.is_recorded(path) {
+            account.begins().map_err(unrecorded)?;
         }
         let permit = if path.starts_with("/grpc.health.v1.") {
             None
@@ -184,9 +209,11 @@ where
         let inner = std::mem::replace(&mut self.inner, clone);
         let path = request.uri().path().to_owned();
         let caller = request.extensions_mut().remove::<Counterpart>();
-        let span = span(caller.as_ref(), &path);
+        let id = Uuid::now_v7();
+        let span = span(caller.as_ref(), &path, id);
+        let account = self.stack.account(caller.as_ref(), &path, id);
         let admitted = match caller {
-            Some(caller) => self.stack.admit(&caller, &path),
+            Some(caller) => self.stack.admit(&caller, &path, &account),
             None => Err(Reason::IdentityMissing.into()),
         };
         let admitted = admitted.map(|admitted| {
@@ -196,9 +223,10 @@ where
             (admitted, ends)
         });
         let work = async move {
+            let account = Closing(account);
             match admitted {
-                Ok((admitted, ends)) => admitted.run(inner, request, ends).await,
-                Err(refusal) => Ok(refused(status(refusal)).into_http()),
+                Ok((admitted, ends)) => admitted.run(inner, request, ends, account).await,
+                Err(refusal) => Ok(account.refused(status(refusal)).into_http()),
             }
         };
         Box::pin(work.instrument(span))
@@ -212,33 +240,75 @@ impl Admitted {
         mut inner: S,
         mut request: Request<Body>,
         mut ends: Ends,
+        account: Closing,
     ) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
         request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(account.0.clone());
         let called = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
         let response = tokio::select! {
             biased;
-            reason = &mut ends => return Ok(refused(status(reason.into())).into_http()),
+            reason = &mut ends => return Ok(account.refused(status(reason.into())).into_http()),
             called = called => match called {
                 Ok(response) => response?,
-                Err(panic) => return Ok(refused(panicked(&*panic)).into_http()),
+                Err(panic) => return Ok(account.refused(panicked(&*panic)).into_http()),
             },
         };
         match Status::from_header_map(response.headers()) {
-            Some(foreign) if foreign.code() != Code::Ok => Ok(refused(mapped(foreign)).into_http()),
-            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, self.permit)))),
+            Some(foreign) if foreign.code() != Code::Ok => {
+                Ok(account.refused(mapped(foreign)).into_http())
+            }
+            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, account, self.permit)))),
         }
     }
 }
 
-fn span(caller: Option<&Counterpart>, path: &str) -> tracing::Span {
-    let peer = caller.and_then(|caller| caller.0.as_ref().ok());
+/// An account that is closed when the call is over, however it ends.
+pub(super) struct Closing(Account);
+
+impl Closing {
+    /// A call that ends well; what it is answered with instead where that cannot be recorded.
+    pub(super) fn done(&self) -> Result<(), Status> {
+        let closed = self.0.close(0, "");
+        closed.map_err(|error| refused(status(unrecorded(error))))
+    }
+
+    /// A call that is refused, and with what.
+    pub(super) fn refused(&self, status: Status) -> Status {
+        let status = refused(status);
+        let reason = decode(&status).reason.map(|reason| reason.as_str_name());
+        let reason = reason
+            .unwrap_or_default()
+            .trim_start_matches("ERROR_REASON_");
+        match self.0.close(status.code().into(), reason) {
+            Ok(()) => status,
+            Err(error) => refused(crate::services::status::status(unrecorded(error))),
+        }
+    }
+}
+
+impl Drop for Closing {
+    /// Its caller has cut it.
+    fn drop(&mut self) {
+        // Nobody is there to be told; a trail that fails stops the node by itself.
+        let _ = self.0.close(Code::Cancelled.into(), "");
+    }
+}
+
+/// What cannot be recorded is not done. The trail has logged why.
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
+fn unrecorded(_: AuditError) -> Refusal {
+    Reason::StorageFailed.into()
+}
+
+fn span(caller: Option<&Counterpart>, path: &str, id: Uuid) -> tracing::Span {
+    let peer = caller.and_then(|caller| caller.peer.as_ref().ok());
     let caller = peer
         .map(|peer| peer.identity.to_string())
         .unwrap_or_default();
-    tracing::info_span!("call", id = %Uuid::now_v7(), path, caller)
+    tracing::info_span!("call", %id, path, caller)
 }
 
 /// When the caller's deadline passes. Source: gRPC over HTTP/2, `grpc-timeout`: at most eight digits

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::NodeError;
 use crate::{
+    audit::Trail,
     config::{Config, ReferenceConfig},
     registers::Registers,
     services::access::Rules,
@@ -113,6 +114,7 @@ pub async fn watch_rules(
     registers: Arc<Registers>,
     rules: watch::Sender<Arc<Rules>>,
     failed: watch::Sender<Option<String>>,
+    trail: Trail,
 ) {
     let contents = |paths: &ReferenceConfig| {
         let read = |path: &Option<_>| path.as_ref().map(|path| std::fs::read(path).ok());
@@ -137,6 +139,10 @@ pub async fn watch_rules(
             Ok(new) => {
                 let digest = new.policy.digest().to_owned();
                 tracing::info!(policy = digest, "agencies and policy were read again");
+                if trail.event(format!("policy {digest} is in force")).is_err() {
+                    // What cannot be recorded is not done; the node stops.
+                    return;
+                }
                 rules.send_replace(Arc::new(new));
                 failed.send_replace(None);
             }

@@ -11,6 +11,7 @@ use super::{
     status::{status, storage},
 };
 use crate::{
+    audit::Account,
     ledger::{
         LogView,
         entry::StoredEntry,
@@ -34,21 +35,42 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct Ledgers(pub Arc<Shared>);
 
+/// Who calls, and the account of the call.
+struct Asker {
+    caller: Caller,
+    account: Account,
+}
+
+impl std::ops::Deref for Asker {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
 impl Ledgers {
-    fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Refusal> {
+    fn caller<M>(&self, request: &Request<M>) -> Result<Asker, Refusal> {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| Refusal::new(Reason::IdentityMissing))?;
-        Ok(self.0.access.caller(&peer.identity))
+        let account = request.extensions().get::<Account>();
+        let account = account.ok_or_else(|| Refusal::new(Reason::Internal))?;
+        Ok(Asker {
+            caller: self.0.access.caller(&peer.identity),
+            account: account.clone(),
+        })
     }
 
     /// A log that the caller may know of; another one is as absent.
-    fn view(&self, caller: &Caller, origin: &str) -> Result<Arc<LogView>, Refusal> {
+    fn view(&self, caller: &Asker, origin: &str) -> Result<Arc<LogView>, Refusal> {
         let view = self.0.ledger.log(origin);
-        view.filter(|view| caller.sees_log(view))
-            .ok_or_else(|| Reason::LogNotFound.into())
+        let view = view.filter(|view| caller.sees_log(view));
+        let view = view.ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
+        caller.account.names(&view.origin());
+        Ok(view)
     }
 
-    fn list_logs(&self, caller: &Caller) -> pb::ListLogsResponse {
+    fn list_logs(&self, caller: &Asker) -> pb::ListLogsResponse {
         let published = self.0.ledger.published();
         let seen = published.logs.values().filter(|v| caller.sees_log(v));
         pb::ListLogsResponse {
@@ -58,7 +80,7 @@ impl Ledgers {
 
     fn checkpoint(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         origin: &str,
     ) -> Result<pb::GetCheckpointResponse, Refusal> {
         let view = self.view(caller, origin)?;
@@ -76,7 +98,7 @@ impl Ledgers {
 
     fn entries(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::ListEntriesRequest,
     ) -> Result<pb::ListEntriesResponse, Refusal> {
         let view = self.view(caller, &request.origin)?;
@@ -114,7 +136,7 @@ impl Ledgers {
     /// others.
     fn logged(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         log: LogNo,
         index: u64,
     ) -> Result<Option<pb::LoggedEntry>, Refusal> {
@@ -139,6 +161,11 @@ impl Ledgers {
         if !sees && !caller.may(Action::Prove) {
             return Ok(None);
         }
+        let crosses = |entry: &StoredEntry| caller.crosses(entry.name.agency());
+        if sees && parsed.as_ref().is_none_or(crosses) {
+            let recorded = caller.account.crosses(false);
+            recorded.map_err(|_| Refusal::new(Reason::StorageFailed))?;
+        }
         Ok(Some(pb::LoggedEntry {
             index: int(index),
             entry_bytes: if sees { bytes } else { bytes::Bytes::new() },
@@ -150,7 +177,7 @@ impl Ledgers {
     /// The proof of an entry that the caller may see or prove; another one is as absent.
     fn inclusion(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::GetInclusionProofRequest,
     ) -> Result<pb::GetInclusionProofResponse, Refusal> {
         let view = self.view(caller, &request.origin)?;
@@ -188,7 +215,7 @@ impl Ledgers {
 
     fn consistency(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::GetConsistencyProofRequest,
     ) -> Result<pb::GetConsistencyProofResponse, Refusal> {
         let view = self.view(caller, &request.origin)?;
@@ -210,12 +237,13 @@ impl Ledgers {
 
     fn custody(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::GetCustodyRequest,
     ) -> Result<pb::GetCustodyResponse, Refusal> {
         let mut violations = Violations::new();
         let name: Option<RecordName> = violations.parse("name", &request.name);
         let name = violations.into_complete(name).map_err(Refusal::from)?;
+        caller.account.names(&name);
         if !caller.may(Action::Prove) {
             caller.reads(&name)?;
         }

@@ -20,6 +20,23 @@ pub enum Need {
     On(Action, RegisterId),
 }
 
+impl Need {
+    /// Whether a call of `path`, which needs this, is recorded whatever comes of it: it changes something,
+    /// or looks at the trail.
+    #[must_use]
+    pub fn is_recorded(&self, path: &str) -> bool {
+        let method = path.rsplit('/').next().unwrap_or_default();
+        let looks = ["Get", "List", "Watch"]
+            .iter()
+            .any(|v| method.starts_with(v));
+        match self {
+            Self::Nothing | Self::Something => false,
+            Self::On(action, _) => *action == Action::Submit,
+            Self::AnyOf(actions) => actions.contains(&Action::Audit) || !looks,
+        }
+    }
+}
+
 /// The services that are not registers' own, and the one action that each is for.
 const SERVICES: &[(&str, &[Action])] = &[
     (
@@ -31,6 +48,7 @@ const SERVICES: &[(&str, &[Action])] = &[
         &[Action::Replicate],
     ),
     ("hefu.node.v1.NodeService", &[Action::Administer]),
+    ("hefu.audit.v1.AuditService", &[Action::Audit]),
 ];
 
 /// The needs of every method that a node serves. What is not here is not served.

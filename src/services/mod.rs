@@ -1,6 +1,7 @@
 //! The gRPC services, and the one place where errors become a status.
 
 pub mod access;
+pub mod audit;
 pub mod convert;
 pub mod ledger;
 pub mod methods;
@@ -19,6 +20,7 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 
 use self::{
+    audit::Audits,
     ledger::Ledgers,
     methods::Methods,
     node::Nodes,
@@ -28,6 +30,7 @@ use self::{
 };
 use crate::{
     proto::{
+        audit::v1::audit_service_server::AuditServiceServer,
         ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::replication_service_server::ReplicationServiceServer,
@@ -57,12 +60,17 @@ pub fn routes(
     let nodes = NodeServiceServer::new(nodes)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
+    let audits = AuditServiceServer::new(Audits(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let replication = ReplicationServiceServer::new(Replication(mirror))
         .max_decoding_message_size(REPLICATION_BYTES)
         .max_encoding_message_size(REPLICATION_BYTES);
     let mut routes = Routes::new(health_service)
         .add_service(ledgers)
         .add_service(nodes)
+        .add_service(audits)
         .add_service(replication);
     let reflection = Reflection::new(shared.access.clone(), methods)?;
     for version in ["v1", "v1alpha"] {

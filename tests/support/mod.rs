@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use hefu::{
     config::{
-        Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
+        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
         StorageConfig, TlsConfig,
     },
     gateway::{
@@ -156,6 +156,7 @@ impl Domain {
                 watermark_mib: 0,
                 ..StorageConfig::default()
             },
+            audit: AuditConfig::default(),
             log: LogConfig::default(),
         }
     }

@@ -22,6 +22,7 @@ use super::{
     tls::Credentials,
 };
 use crate::{
+    audit::Trail,
     proto::risk::v1::{self as pb, risk_service_server as server},
     registers::Registers,
     services::{
@@ -29,7 +30,7 @@ use crate::{
         access::{Access, Rules},
         methods::Methods,
     },
-    types::{DivisionTable, Identity, RuleTable, TrustDomain},
+    types::{DivisionTable, Identity, RuleTable, SystemClock, TrustDomain},
 };
 
 const DOMAIN: &str = "nantong.gov.cn";
@@ -43,14 +44,16 @@ fn identity(role: &str) -> Identity {
 }
 
 /// The policy that is built in, over no agencies.
-fn gate() -> Gate {
+fn gate(pki: &Pki) -> Gate {
     let (divisions, rules) = (DivisionTable::builtin(), RuleTable::builtin());
     let rules_now = Rules {
         agencies: Arc::default(),
         policy: Arc::default(),
     };
     let rules_now = watch::Sender::new(Arc::new(rules_now)).subscribe();
+    let folder = pki.folder.path().join("audit");
     Gate {
+        trail: Trail::open(&folder, 200, Arc::new(SystemClock)).unwrap(),
         access: Access::new(rules_now, "nantong".parse().unwrap()),
         methods: Methods::new(&Registers::new(divisions.into(), rules.into())),
     }
@@ -134,7 +137,7 @@ impl Gateway {
             listener,
             config,
             domain(),
-            gate(),
+            gate(&pki),
             routes,
             stopped,
             limits,

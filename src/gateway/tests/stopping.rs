@@ -96,7 +96,7 @@ async fn a_channel_connects_again_by_itself() {
         listener,
         config,
         domain(),
-        gate(),
+        gate(&gateway.pki),
         routes,
         never,
         Limits::default(),

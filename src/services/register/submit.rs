@@ -10,7 +10,7 @@ use tonic::{Status, Streaming};
 use super::{Answers, Call};
 use crate::{
     ledger::{
-        Outcome, Submitted, keys,
+        Accepted, Outcome, Submitted, keys,
         rules::{Intent, Proposal},
     },
     proto::r#type::v1::{ListSummary, RowResult},
@@ -96,14 +96,28 @@ impl Call {
         })
     }
 
-    async fn propose_one(
-        &self,
-        proposal: Proposal,
-    ) -> Result<(crate::ledger::Accepted, Submitted), Refusal> {
+    async fn propose_one(&self, proposal: Proposal) -> Result<(Accepted, Submitted), Refusal> {
         let mut submitted = self.propose(vec![proposal]).await?;
         let result = submitted.results.pop();
         let accepted = result.unwrap_or_else(|| Err(Reason::Internal.into()))?;
+        self.tells(&accepted);
         Ok((accepted, submitted))
+    }
+
+    /// Tells the audit trail what became of a row; a dry run, which has no leaf, made nothing.
+    fn tells(&self, accepted: &Accepted) {
+        self.account.counts(|rows| match accepted.outcome {
+            Outcome::Unchanged => rows.unchanged += 1,
+            _ if accepted.leaf_hash.is_none() => {}
+            Outcome::Created => rows.created += 1,
+            Outcome::Revised => rows.revised += 1,
+            Outcome::Withdrawn => rows.withdrawn += 1,
+        });
+        let cascaded = i64::try_from(accepted.cascaded.len()).unwrap_or(0);
+        if accepted.leaf_hash.is_some() && accepted.outcome != Outcome::Unchanged {
+            self.account.counts(|rows| rows.withdrawn += cascaded);
+            self.account.made(accepted.head.entry.index.0);
+        }
     }
 
     async fn propose(&self, proposals: Vec<Proposal>) -> Result<Submitted, Refusal> {
@@ -123,6 +137,7 @@ impl Call {
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
         if let Some(name) = register.name(record) {
+            self.account.names(&name);
             self.caller.owns(name.agency())?;
         }
         register.validate(record, &context)
@@ -247,6 +262,7 @@ impl List {
         };
         self.call.caller.writer(&self.call.id)?;
         self.call.caller.owns(agency)?;
+        self.call.account.names(&parent);
         self.validate_only = request.validate_only;
         self.collection = Some(parent);
         Ok(())
@@ -287,22 +303,26 @@ impl List {
         mut rows: Vec<RowResult>,
         proposals: Vec<Proposal>,
     ) -> Result<wire::SubmitListResponse, Refusal> {
+        if let Some(collection) = &self.collection {
+            self.call.account.names(collection);
+        }
         let origin = self.call.own_origin();
         let submitted = self.call.propose(proposals).await?;
         let mut outcomes = submitted.results.into_iter();
         for row in &mut rows {
             if row.reason != 0 {
-                self.summary.refused += 1;
+                self.refuses();
                 continue;
             }
             let (number, name) = (row.row, std::mem::take(&mut row.name));
             *row = match outcomes.next() {
                 Some(Ok(accepted)) => {
                     self.count(accepted.outcome);
+                    self.call.tells(&accepted);
                     convert::taken(number, name, &accepted, &origin)
                 }
                 Some(Err(refusal)) => {
-                    self.summary.refused += 1;
+                    self.refuses();
                     convert::refused(number, name, &refusal)
                 }
                 None => return Err(Reason::Internal.into()),
@@ -395,6 +415,11 @@ impl List {
             etag: None,
             validate_only: self.validate_only,
         }
+    }
+
+    fn refuses(&mut self) {
+        self.summary.refused += 1;
+        self.call.account.counts(|rows| rows.refused += 1);
     }
 
     fn count(&mut self, outcome: Outcome) {

@@ -55,6 +55,7 @@ pub(super) fn watch(
     if *collection.register() != call.id {
         return Err(Refusal::new(Reason::RecordNotFound));
     }
+    call.account.names(&collection);
     let filter = call.register()?.filter(&request.filter)?;
     let follow = call.shared.ledger.follow();
     let at = match (request.from_start, request.position.as_str()) {
@@ -151,6 +152,7 @@ impl Watch {
                 .register()?
                 .matches(&self.filter, &entry, self.call.shared.clock.now());
         if wanted {
+            self.call.shows(entry.name.agency(), true)?;
             self.call.revision(&entry).map(Some)
         } else {
             Ok(None)
