@@ -112,6 +112,19 @@ impl DataFolder {
         Self(path.to_owned())
     }
 
+    /// A data folder, made where there is none.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`].
+    pub fn create(path: &Path) -> Result<Self, NodeError> {
+        let failed = |cause| NodeError::Data {
+            path: path.to_owned(),
+            cause,
+        };
+        durable::create_dir_all(path, durable::Access::Owner).map_err(failed)?;
+        Ok(Self::new(path))
+    }
+
     /// The journal: the truth.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
@@ -267,24 +280,16 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
-        let data = DataFolder::new(&config.node.data);
-        let failed = |cause| NodeError::Data {
-            path: config.node.data.clone(),
-            cause,
-        };
-        durable::create_dir_all(&config.node.data, durable::Access::Owner).map_err(failed)?;
+        let data = DataFolder::create(&config.node.data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let registers = Arc::new(reference.registers());
         let seed = data.load_seed()?;
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
-        let options = UplinkOptions {
-            continuous: config.parent.as_ref().map(|parent| parent.mode)
-                == Some(ReplicationMode::Continuous),
-            ..UplinkOptions::default()
-        };
-        let uplink = uplink(&config, credentials, board.clone(), options)?;
+        let mode = config.parent.as_ref().map(|parent| parent.mode);
+        let continuous = mode == Some(ReplicationMode::Continuous);
+        let uplink = uplink(&config, credentials, board.clone(), continuous)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
@@ -374,20 +379,14 @@ impl Node {
         let address = self.address()?;
         let stop = self.stop.clone();
         let mut intake = self.ledger.intake();
-        let mut failing = self.ledger.intake();
         let trail = self.gate.trail.clone();
-        let mut unrecorded = trail.failing();
         trail.event(format!("started, {}", env!("CARGO_PKG_VERSION")))?;
-        let telling = stop.clone();
-        tokio::spawn(async move {
-            let failed = failing.wait_for(|intake| matches!(intake, Intake::Failed(_)));
-            tokio::select! {
-                () = shutdown => {}
-                _ = failed => {}
-                _ = unrecorded.wait_for(|failed| *failed) => {}
-            }
-            telling.cancel();
-        });
+        tokio::spawn(stop_on(
+            shutdown,
+            self.ledger.intake(),
+            trail.failing(),
+            stop.clone(),
+        ));
         let keeping = tokio::spawn(keep(trail.clone()));
         let uplink = self.uplink.clone().map(|uplink| {
             let stop = stop.clone();
@@ -460,11 +459,7 @@ pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>
     let registers = Arc::new(Reference::load(config)?.registers());
     let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
     let board = board(config, &ledger, &clock)?;
-    let options = UplinkOptions {
-        continuous: false,
-        ..UplinkOptions::default()
-    };
-    let uplink = uplink(config, &credentials, board, options)?;
+    let uplink = uplink(config, &credentials, board, false)?;
     Ok((ledger, uplink))
 }
 
@@ -544,10 +539,14 @@ fn uplink(
     config: &Config,
     credentials: &Credentials,
     board: Arc<Board>,
-    options: UplinkOptions,
+    continuous: bool,
 ) -> Result<Option<Arc<Uplink>>, NodeError> {
     let Some(parent) = &config.parent else {
         return Ok(None);
+    };
+    let options = UplinkOptions {
+        continuous,
+        ..UplinkOptions::default()
     };
     let expected = Some((config.trust_domain()?, parent.node_id()?));
     let (dialer, endpoint) = (Dialer::new(credentials)?, parent.endpoint.clone());
@@ -562,6 +561,22 @@ fn uplink(
         connecting
     });
     Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
+}
+
+/// Tells everything to stop when it is asked to, or when what must last cannot be written.
+async fn stop_on(
+    shutdown: impl Future<Output = ()>,
+    mut intake: watch::Receiver<Intake>,
+    mut unrecorded: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    let failed = intake.wait_for(|intake| matches!(intake, Intake::Failed(_)));
+    tokio::select! {
+        () = shutdown => {}
+        _ = failed => {}
+        _ = unrecorded.wait_for(|failed| *failed) => {}
+    }
+    stop.cancel();
 }
 
 /// Makes the audit trail durable every second.

@@ -298,7 +298,6 @@ impl Drop for Closing {
 }
 
 /// What cannot be recorded is not done. The trail has logged why.
-#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
 fn unrecorded(_: AuditError) -> Refusal {
     Reason::StorageFailed.into()
 }
