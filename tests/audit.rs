@@ -6,6 +6,10 @@
     clippy::panic,
     clippy::indexing_slicing
 )]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from start to end"
+)]
 
 mod support;
 
