@@ -33,7 +33,11 @@ use self::{
     flood::Flood,
     segment::{Header, Segment, hash_after},
 };
-use crate::{proto::audit::v1::AuditRecord, storage::durable, types::Clock};
+use crate::{
+    proto::audit::v1::AuditRecord,
+    storage::{SlotContent, SlotFile, StorageError, durable},
+    types::Clock,
+};
 
 /// A hash of the chain.
 pub type Hash = [u8; 32];
@@ -64,6 +68,9 @@ pub enum AuditError {
         /// What and where.
         what: String,
     },
+    /// The file that says how far the trail is durable.
+    #[error("audit trail, mark: {0}")]
+    Mark(StorageError),
     /// It failed before; the node is stopping.
     #[error("the audit trail failed before")]
     Failed,
@@ -95,6 +102,8 @@ pub struct Chained {
 #[derive(Clone)]
 pub struct Trail {
     writer: Arc<Mutex<Writer>>,
+    /// How far the trail is known to be durable, and the hash there.
+    mark: Arc<Mutex<SlotFile>>,
     clock: Arc<dyn Clock>,
     failed: watch::Sender<bool>,
 }
@@ -126,11 +135,12 @@ impl Trail {
             cause,
         };
         durable::create_dir_all(folder, durable::Access::Owner).map_err(failed)?;
+        let (mark, durable) = mark(folder)?;
         let mut files = segment::files(folder)?;
         let now = clock.now();
         let keep = Duration::from_secs(86_400 * u64::from(keep_days.max(MIN_KEEP_DAYS)));
         let writer = match files.last() {
-            Some(first) => Writer::resume(folder, keep, files.clone(), *first)?,
+            Some(first) => Writer::resume(folder, keep, files.clone(), *first, durable.0)?,
             None => {
                 files.push(0);
                 Writer::begin(folder, keep, files, 0, [0; 32], now)?
@@ -138,6 +148,7 @@ impl Trail {
         };
         Ok(Self {
             writer: Arc::new(Mutex::new(writer)),
+            mark: Arc::new(Mutex::new(mark)),
             clock,
             failed: watch::Sender::new(false),
         })
@@ -201,16 +212,22 @@ impl Trail {
             for record in folded {
                 self.settle(writer.append(record, now))?;
             }
-            let unsynced = std::mem::take(&mut writer.dirty).then(|| writer.file.try_clone());
+            let unsynced = std::mem::take(&mut writer.dirty).then(|| {
+                let reached = (writer.next, writer.hash);
+                (writer.file.try_clone(), writer.path.clone(), reached)
+            });
             self.settle(writer.prune(now))?;
             unsynced
         };
-        let path = self.lock().path.clone();
-        let synced = match unsynced {
-            None => Ok(()),
-            Some(file) => file.and_then(|file| file.sync_data()),
+        let Some((file, path, (next, hash))) = unsynced else {
+            return Ok(());
         };
-        self.settle(synced.map_err(|cause| AuditError::File { path, cause }))
+        let synced = file.and_then(|file| file.sync_data());
+        self.settle(synced.map_err(|cause| AuditError::File { path, cause }))?;
+        let value = [next.to_be_bytes().as_slice(), &hash].concat();
+        let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = mark.write(&value).and_then(|()| mark.sync());
+        self.settle(marked.map_err(AuditError::Mark))
     }
 
     /// Where it stands.
@@ -295,9 +312,10 @@ impl Writer {
         keep: Duration,
         files: Vec<u64>,
         first: u64,
+        durable: u64,
     ) -> Result<Self, AuditError> {
         let path = segment::path(folder, first);
-        let segment = Segment::recover(&path)?;
+        let segment = Segment::recover(&path, durable)?;
         let failed = |cause| AuditError::File {
             path: path.clone(),
             cause,
@@ -374,6 +392,26 @@ impl Writer {
             cause,
         }
     }
+}
+
+/// The mark of a folder: the sequence up to which everything is durable, and the hash there.
+fn mark(folder: &Path) -> Result<(SlotFile, (u64, Hash)), AuditError> {
+    let (file, content) = SlotFile::open(&folder.join("mark")).map_err(AuditError::Mark)?;
+    let damaged = |what: &str| AuditError::Damaged {
+        path: folder.join("mark"),
+        what: what.to_owned(),
+    };
+    let value = match content {
+        SlotContent::Blank => return Ok((file, (0, [0; 32]))),
+        SlotContent::Value(value) => value,
+        SlotContent::Damaged => return Err(damaged("it is damaged")),
+    };
+    let parsed = value.split_first_chunk::<8>().and_then(|(next, hash)| {
+        let hash: Hash = hash.try_into().ok()?;
+        Some((u64::from_be_bytes(*next), hash))
+    });
+    let durable = parsed.ok_or_else(|| damaged("it has another length"))?;
+    Ok((file, durable))
 }
 
 /// Days since 1970 in UTC.

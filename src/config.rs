@@ -83,6 +83,9 @@ pub struct TlsConfig {
     pub key: PathBuf,
     /// PEM files: the roots that clients, children and the parent are verified with.
     pub roots: Vec<PathBuf>,
+    /// PEM files: revocation lists of the authorities behind the roots.
+    #[serde(default)]
+    pub crls: Vec<PathBuf>,
 }
 
 /// How a child brings its parent up to date.
@@ -198,6 +201,7 @@ pub const KEYS: &[&str] = &[
     "tls.certificate",
     "tls.key",
     "tls.roots",
+    "tls.crls",
     "parent.endpoint",
     "parent.node",
     "parent.mode",
@@ -343,7 +347,9 @@ fn override_error(flag: &str) -> ConfigError {
 fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError> {
     let (section, name) = key.split_once('.').ok_or_else(|| override_error(key))?;
     let value = match key {
-        "tls.roots" => toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>()),
+        "tls.roots" | "tls.crls" => {
+            toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>())
+        }
         _ if name.ends_with("_mib") || name.ends_with("_days") => {
             let number: i64 = text.parse().map_err(|_| override_error(key))?;
             toml::Value::from(number)

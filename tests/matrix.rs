@@ -332,7 +332,12 @@ impl World {
         let domain = Domain::new();
         domain.replace("agencies.csv", AGENCIES);
         domain.replace("policy.toml", &policy());
-        let node = domain.start("qidong", None).await;
+        let mut config = domain.config("qidong", None);
+        for role in Role::ALL {
+            domain.revoked(role.identity());
+        }
+        config.tls.crls = vec![domain.folder.path().join("pki/crl.pem")];
+        let node = Running::start(config).await;
         let (mut entries, mut at) = (BTreeMap::new(), 0);
         for relation in Relation::ALL {
             let owner = relation.owner();
@@ -531,12 +536,13 @@ fn hello(relation: Relation) -> Vec<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wrong {
     Expired,
+    Revoked,
     OtherRoot,
     None,
 }
 
 impl Wrong {
-    const ALL: [Self; 3] = [Self::Expired, Self::OtherRoot, Self::None];
+    const ALL: [Self; 4] = [Self::Expired, Self::Revoked, Self::OtherRoot, Self::None];
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -566,11 +572,8 @@ async fn every_cell_of_the_matrix_is_as_the_policy_says() {
             })
         }
     });
-    let wrong: Vec<_> = judged
-        .buffer_unordered(32)
-        .filter_map(async |w| w)
-        .collect()
-        .await;
+    let judged: Vec<Option<String>> = judged.buffer_unordered(32).collect().await;
+    let wrong: Vec<_> = judged.into_iter().flatten().collect();
     println!(
         "matrix: {tried} cells tried with valid certificates, {} wrong",
         wrong.len()
@@ -598,6 +601,8 @@ impl Impostors {
                 (role.identity(), format!("{:?}", Wrong::OtherRoot)),
                 foreign,
             );
+            let revoked = world.domain.revoked_before(role.identity());
+            issued.insert((role.identity(), format!("{:?}", Wrong::Revoked)), revoked);
             let expired = world.domain.expired(role.identity());
             issued.insert((role.identity(), format!("{:?}", Wrong::Expired)), expired);
         }
@@ -638,11 +643,8 @@ async fn no_method_answers_a_wrong_certificate() {
                 .then(|| format!("{} as {role:?}, {wrong:?}: {came:?}", method.full_name()))
         }
     });
-    let bad: Vec<_> = judged
-        .buffer_unordered(32)
-        .filter_map(async |w| w)
-        .collect()
-        .await;
+    let judged: Vec<Option<String>> = judged.buffer_unordered(32).collect().await;
+    let bad: Vec<_> = judged.into_iter().flatten().collect();
     println!(
         "matrix: {tried} cells tried with wrong certificates, {} wrong",
         bad.len()

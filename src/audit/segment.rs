@@ -92,7 +92,10 @@ pub(super) fn began(path: &Path) -> Result<Option<Timestamp>, AuditError> {
     let file = fs::File::open(path).map_err(failed)?;
     let limit = (HEADER + PREFIX + MAX_RECORD + 32) as u64;
     file.take(limit).read_to_end(&mut start).map_err(failed)?;
-    let first = Segment::parse(path, &start)?.records.into_iter().next();
+    let first = Segment::parse(path, &start, Some(0))?
+        .records
+        .into_iter()
+        .next();
     let time = first.and_then(|first| first.record.time);
     Ok(time.and_then(|time| Timestamp::from_second(time.seconds).ok()))
 }
@@ -122,12 +125,24 @@ impl Segment {
             path: path.to_owned(),
             cause,
         })?;
-        Self::parse(path, &bytes)
+        Self::parse(path, &bytes, None)
     }
 
-    /// Reads the last file, and cuts what a crash left of a record.
-    pub fn recover(path: &Path) -> Result<Self, AuditError> {
-        let segment = Self::read(path)?;
+    /// Reads the last file, and cuts what a crash left of it. Records before `durable` cannot be what a
+    /// crash has spoilt; those behind were not synced, and a power cut may have left anything there.
+    pub fn recover(path: &Path, durable: u64) -> Result<Self, AuditError> {
+        let bytes = fs::read(path).map_err(|cause| AuditError::File {
+            path: path.to_owned(),
+            cause,
+        })?;
+        let segment = Self::parse(path, &bytes, Some(durable))?;
+        let next = segment.header.first + segment.records.len() as u64;
+        if next < durable {
+            return Err(AuditError::Damaged {
+                path: path.to_owned(),
+                what: format!("it ends before record {next}, and had {durable}"),
+            });
+        }
         if let Some(what) = &segment.torn {
             let file = path.display();
             tracing::warn!(%file, what, "the end of the audit trail is cut off");
@@ -144,7 +159,7 @@ impl Segment {
         self.torn.as_deref()
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self, AuditError> {
+    fn parse(path: &Path, bytes: &[u8], durable: Option<u64>) -> Result<Self, AuditError> {
         let damaged = |what: String| AuditError::Damaged {
             path: path.to_owned(),
             what,
@@ -168,8 +183,9 @@ impl Segment {
                 Err(what) => {
                     let sequence = header.first + segment.records.len() as u64;
                     let what = format!("record {sequence}: {what}");
-                    // Only the last record can be torn: with another one behind it, it was whole once.
-                    if followed(rest) {
+                    // Where it is not known what was synced, only the last record can be torn: with
+                    // another one behind it, it was whole once.
+                    if durable.map_or_else(|| followed(rest), |durable| sequence < durable) {
                         return Err(damaged(what));
                     }
                     segment.torn = Some(what);

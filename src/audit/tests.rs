@@ -43,6 +43,7 @@ impl Scene {
     fn files(&self) -> Vec<PathBuf> {
         let items = std::fs::read_dir(self.folder.path()).unwrap();
         let mut files: Vec<_> = items.map(|item| item.unwrap().path()).collect();
+        files.retain(|path| path.extension().is_some_and(|e| e == "audit"));
         files.sort();
         files
     }
@@ -138,6 +139,57 @@ fn a_cut_end_is_cut_off_and_the_trail_goes_on() {
         drop(trail);
         assert_eq!(verify(scene.folder.path()).unwrap().records, 3);
     }
+}
+
+/// A power cut leaves anything behind what was synced; what was synced must be there.
+#[test]
+fn what_was_not_synced_may_be_anything_and_is_cut_off() {
+    let scene = Scene::new();
+    let trail = scene.open();
+    for n in 0..6 {
+        trail.write(record(&format!("{n}"), "")).unwrap();
+        if n == 2 {
+            trail.sync().unwrap();
+        }
+    }
+    drop(trail);
+    let path = scene.files().remove(0);
+    let whole = std::fs::read(&path).unwrap();
+    let segment = Segment::read(&path).unwrap();
+    let tail: usize = segment.records[3..].iter().map(frame_length).sum();
+    let durable = whole.len() - tail;
+    for at in [durable, durable + 3, durable + 50, whole.len() - 60] {
+        for filling in [0, 0xff] {
+            let mut spoilt = whole.clone();
+            spoilt[at..].fill(filling);
+            std::fs::write(&path, spoilt).unwrap();
+            let trail = scene.open();
+            assert!((3..6).contains(&trail.head().size), "{at}");
+            trail.write(record("next", "")).unwrap();
+            trail.sync().unwrap();
+            drop(trail);
+            verify(scene.folder.path()).unwrap();
+            std::fs::write(&path, &whole).unwrap();
+            std::fs::write(scene.folder.path().join("mark"), scene_mark(&segment)).unwrap();
+        }
+    }
+    // What was synced is never cut off in silence.
+    for end in [durable - 1, durable - 40] {
+        std::fs::write(&path, &whole[..end]).unwrap();
+        let opened = Trail::open(scene.folder.path(), 200, scene.clock.clone());
+        assert!(matches!(opened, Err(AuditError::Damaged { .. })));
+        verify(scene.folder.path()).unwrap_err();
+    }
+}
+
+/// The mark after the first three records, as a file.
+fn scene_mark(segment: &Segment) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mark");
+    let (mut file, _) = SlotFile::open(&path).unwrap();
+    let value = [3_u64.to_be_bytes().as_slice(), &segment.records[2].hash].concat();
+    file.write(&value).unwrap();
+    std::fs::read(path).unwrap()
 }
 
 fn frame_length(chained: &Chained) -> usize {

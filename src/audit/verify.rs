@@ -25,6 +25,7 @@ pub struct Checked {
 /// [`AuditError::Damaged`] names the file and the record.
 pub fn verify(folder: &Path) -> Result<Checked, AuditError> {
     let files = segment::files(folder)?;
+    let (_, (durable, marked)) = super::mark(folder)?;
     let mut checked = Checked::default();
     let mut chain: Option<(u64, Hash)> = None;
     for first in &files {
@@ -55,6 +56,11 @@ pub fn verify(folder: &Path) -> Result<Checked, AuditError> {
             if u64::try_from(chained.record.sequence) != Ok(sequence) {
                 return Err(damaged(format!("record {sequence} is out of its place")));
             }
+            if sequence + 1 == durable && chained.hash != marked {
+                return Err(damaged(format!(
+                    "record {sequence} is not the one that was marked"
+                )));
+            }
         }
         let count = segment.records.len() as u64;
         checked.records += count;
@@ -64,7 +70,17 @@ pub fn verify(folder: &Path) -> Result<Checked, AuditError> {
             .map_or(header.before, |last| last.hash);
         chain = Some((header.first + count, checked.hash));
     }
-    Ok(checked)
+    match chain {
+        Some((next, _)) if next < durable => Err(AuditError::Damaged {
+            path: folder.to_owned(),
+            what: format!("records from {next} to {durable} are missing at the end"),
+        }),
+        None if durable > 0 => Err(AuditError::Damaged {
+            path: folder.to_owned(),
+            what: "its files are missing".to_owned(),
+        }),
+        _ => Ok(checked),
+    }
 }
 
 /// Checks records that were exported: each must follow the one before it. Returns the hash after the

@@ -228,6 +228,7 @@ impl Stage {
                 listen: (Ipv4Addr::LOCALHOST, port).into(),
             },
             tls: TlsConfig {
+                crls: Vec::new(),
                 certificate: issued.certificate,
                 key: issued.key,
                 roots: vec![issued.root],

@@ -1,5 +1,7 @@
 //! A small authority, for demonstrations, tests and pilots.
 
+mod issued;
+
 use std::{
     fs, io,
     net::IpAddr,
@@ -9,10 +11,11 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
 };
 use rustls::pki_types::DnsName;
 
+pub use self::issued::Entry;
 use super::tls::{TlsError, owner_only};
 use crate::{
     storage::durable,
@@ -49,6 +52,9 @@ pub enum PkiError {
     /// Too long a life.
     #[error("a certificate lives at most {MAX_DAYS} days, not {0}")]
     BadDays(u32),
+    /// No certificate that is still good has that identity or serial number.
+    #[error("nothing to revoke: no certificate of {0} that is still good; see hefu pki list")]
+    NothingToRevoke(String),
     /// A host that is no DNS name and no address.
     #[error("{0} is no host name and no address")]
     BadHost(String),
@@ -96,9 +102,12 @@ impl Authority {
             &certificate.pem(),
             durable::Access::Everyone,
         )?;
+        let issuer = Issuer::new(params, key);
+        // Empty, so that a node can be told of it before anything is revoked.
+        issued::write_list(folder, &issuer, &[])?;
         Ok(Self {
             folder: folder.to_owned(),
-            issuer: Issuer::new(params, key),
+            issuer,
         })
     }
 
@@ -135,7 +144,51 @@ impl Authority {
             return Err(PkiError::BadDays(days));
         }
         let stem = identity.role.to_string().replace('/', "-");
-        self.sign(&stem, &leaf(identity, hosts, days)?)
+        let (serial, now) = (issued::serial()?, SystemClock.now());
+        let mut params = leaf(identity, hosts, days)?;
+        params.serial_number = Some(SerialNumber::from(serial.to_vec()));
+        let life = Duration::from_secs(86_400 * u64::from(days));
+        // Recorded before it exists: what is good can always be revoked.
+        let mut entries = issued::read(&self.folder)?;
+        entries.push(Entry {
+            serial: issued::hex(&serial),
+            identity: identity.role.to_string(),
+            issued: now,
+            ends: now.checked_add(life).unwrap_or(jiff::Timestamp::MAX),
+            revoked: None,
+            reason: None,
+        });
+        issued::keep(&self.folder, &entries)?;
+        self.sign(&stem, &params)
+    }
+
+    /// Everything that it has issued, oldest first.
+    ///
+    /// # Errors
+    /// [`PkiError::File`].
+    pub fn issued(&self) -> Result<Vec<Entry>, PkiError> {
+        issued::read(&self.folder)
+    }
+
+    /// Revokes a certificate by its serial number, or all those of an identity such as
+    /// `agency/qidong-emergency`, and writes the revocation list anew.
+    ///
+    /// # Errors
+    /// [`PkiError::NothingToRevoke`], [`PkiError::File`].
+    pub fn revoke(&self, which: &str, reason: &str) -> Result<Vec<Entry>, PkiError> {
+        let mut entries = issued::read(&self.folder)?;
+        let revoked = issued::revoke(&mut entries, which, reason)?;
+        issued::keep(&self.folder, &entries)?;
+        self.renew_list()?;
+        Ok(revoked)
+    }
+
+    /// Writes the revocation list anew, with a later date.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn renew_list(&self) -> Result<(), PkiError> {
+        issued::write_list(&self.folder, &self.issuer, &issued::read(&self.folder)?)
     }
 
     /// Signs `params` and writes `<stem>.pem` and `<stem>.key`.

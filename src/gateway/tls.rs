@@ -10,7 +10,7 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
     version::TLS13,
 };
@@ -68,6 +68,8 @@ pub struct Credentials {
     pub key: PrivateKeyDer<'static>,
     /// The roots.
     pub roots: Arc<RootCertStore>,
+    /// Revocation lists of authorities that peers' certificates may come from.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Credentials {
@@ -96,6 +98,7 @@ impl Credentials {
             chain,
             key,
             roots: Arc::new(store),
+            crls: Vec::new(),
         })
     }
 
@@ -104,7 +107,20 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn of(config: &TlsConfig) -> Result<Self, TlsError> {
-        Self::load(&config.certificate, &config.key, &config.roots)
+        let mut credentials = Self::load(&config.certificate, &config.key, &config.roots)?;
+        for path in &config.crls {
+            let bytes = read(path)?;
+            let found: Result<Vec<_>, _> =
+                CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+            let found = found.ok().filter(|found| !found.is_empty());
+            credentials
+                .crls
+                .extend(found.ok_or_else(|| TlsError::NotPem {
+                    path: path.clone(),
+                    what: "revocation list",
+                })?);
+        }
+        Ok(credentials)
     }
 
     /// Whom the own certificate names.
@@ -125,8 +141,12 @@ impl Credentials {
     /// [`TlsError::Setup`].
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
         let setup = |e: String| TlsError::Setup(e);
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider()).build();
+        // An authority without a list revokes nothing; a list past its date is honoured all the same.
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider())
+            .with_crls(self.crls.clone())
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| setup(e.to_string()))?

@@ -100,6 +100,26 @@ impl Domain {
         self.authority.issue(&identity, &hosts, 1).unwrap()
     }
 
+    /// Issues a certificate, revokes it, and keeps it beside the others.
+    pub fn revoked(&self, identity: &str) {
+        let issued = self.issue(identity);
+        self.authority.revoke(identity, "lost").unwrap();
+        let kept = self.revoked_before(identity);
+        std::fs::copy(issued.certificate, kept.certificate).unwrap();
+        std::fs::copy(issued.key, kept.key).unwrap();
+    }
+
+    /// The certificate of that identity that was revoked.
+    pub fn revoked_before(&self, identity: &str) -> Issued {
+        let stem = format!("revoked-{}", identity.replace('/', "-"));
+        let pki = self.folder.path().join("pki");
+        Issued {
+            certificate: pki.join(format!("{stem}.pem")),
+            key: pki.join(format!("{stem}.key")),
+            root: pki.join("ca.pem"),
+        }
+    }
+
     /// A certificate whose time is over.
     pub fn expired(&self, identity: &str) -> Issued {
         let pki = self.folder.path().join("pki");
@@ -137,6 +157,7 @@ impl Domain {
                 listen: "127.0.0.1:0".parse().unwrap(),
             },
             tls: TlsConfig {
+                crls: Vec::new(),
                 certificate: issued.certificate,
                 key: issued.key,
                 roots: vec![issued.root],
