@@ -171,6 +171,7 @@ impl Trail {
     /// [`AuditError`]: then what it is about must not be answered.
     pub fn write(&self, record: AuditRecord) -> Result<(), AuditError> {
         let mut writer = self.lock();
+        self.sound()?;
         if writer.flood.folds(&record) {
             return Ok(());
         }
@@ -188,19 +189,24 @@ impl Trail {
         })
     }
 
+    /// Nothing is written behind a write that failed: it may have left half a record.
+    fn sound(&self) -> Result<(), AuditError> {
+        if *self.failed.borrow() {
+            return Err(AuditError::Failed);
+        }
+        Ok(())
+    }
+
     fn settle(&self, written: Result<(), AuditError>) -> Result<(), AuditError> {
         if let Err(error) = &written {
             tracing::error!(%error, "the audit trail cannot be written");
             self.failed.send_replace(true);
         }
-        if *self.failed.borrow() {
-            return written.and(Err(AuditError::Failed));
-        }
         written
     }
 
-    /// Writes the counts of floods that are over, makes everything durable, and drops files that are
-    /// older than what is kept. To be called every second, off the threads that serve.
+    /// Writes the counts of floods that are over, and makes everything durable. To be called every second,
+    /// off the threads that serve.
     ///
     /// # Errors
     /// [`AuditError`].
@@ -208,16 +214,15 @@ impl Trail {
         let now = self.clock.now();
         let unsynced = {
             let mut writer = self.lock();
+            self.sound()?;
             let folded = writer.flood.end();
             for record in folded {
                 self.settle(writer.append(record, now))?;
             }
-            let unsynced = std::mem::take(&mut writer.dirty).then(|| {
+            std::mem::take(&mut writer.dirty).then(|| {
                 let reached = (writer.next, writer.hash);
                 (writer.file.try_clone(), writer.path.clone(), reached)
-            });
-            self.settle(writer.prune(now))?;
-            unsynced
+            })
         };
         let Some((file, path, (next, hash))) = unsynced else {
             return Ok(());
@@ -349,6 +354,7 @@ impl Writer {
             let (folder, keep) = (self.folder.clone(), self.keep);
             *self = Self::begin(&folder, keep, files, self.next, self.hash, now)?;
             self.flood = flood;
+            self.prune(now)?;
         }
         self.day = day(now);
         record.sequence = i64::try_from(self.next).unwrap_or(i64::MAX);
@@ -370,7 +376,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Drops whole files whose every record is older than what is kept.
+    /// When a file begins, drops whole files whose every record is older than what is kept.
     fn prune(&mut self, now: Timestamp) -> Result<(), AuditError> {
         while let [oldest, next, ..] = self.files.as_slice() {
             let (oldest, next) = (*oldest, *next);

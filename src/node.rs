@@ -1,15 +1,11 @@
 //! The composition root: open what a configuration names, bind, serve, drain.
 
+mod data;
 mod reference;
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+pub use data::{DataFolder, Stores};
 use jiff::Timestamp;
 pub use reference::{RULES_CHECK, Reference};
 use tokio::{net::TcpListener, sync::watch};
@@ -24,7 +20,7 @@ use crate::{
         client::{DialError, Dialer},
         serve,
         stack::Gate,
-        tls::{self, Credentials, TlsError},
+        tls::{Credentials, TlsError},
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
@@ -39,9 +35,7 @@ use crate::{
         replication::Dial,
         token::Tokens,
     },
-    storage::{
-        Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError, durable,
-    },
+    storage::{Position, StorageError, durable},
     types::{Clock, SystemClock},
 };
 
@@ -99,128 +93,6 @@ pub enum NodeError {
     /// Storage failed while serving; nothing acknowledged is lost.
     #[error("storage failed and the node stopped: {0}; start it again, then run `hefu verify`")]
     Failed(String),
-}
-
-/// The files of a data folder.
-#[derive(Debug, Clone)]
-pub struct DataFolder(PathBuf);
-
-impl DataFolder {
-    /// A data folder.
-    #[must_use]
-    pub fn new(path: &Path) -> Self {
-        Self(path.to_owned())
-    }
-
-    /// A data folder, made where there is none.
-    ///
-    /// # Errors
-    /// [`NodeError::Data`].
-    pub fn create(path: &Path) -> Result<Self, NodeError> {
-        let failed = |cause| NodeError::Data {
-            path: path.to_owned(),
-            cause,
-        };
-        durable::create_dir_all(path, durable::Access::Owner).map_err(failed)?;
-        Ok(Self::new(path))
-    }
-
-    /// The journal: the truth.
-    #[must_use]
-    pub fn journal(&self) -> PathBuf {
-        self.0.join("journal")
-    }
-
-    /// The derived state.
-    #[must_use]
-    pub fn state(&self) -> PathBuf {
-        self.0.join("state")
-    }
-
-    /// Where a derived state goes that does not belong to the journal.
-    #[must_use]
-    pub fn set_aside(&self) -> PathBuf {
-        self.0.join(format!(
-            "state.damaged-{}",
-            Timestamp::now().as_millisecond()
-        ))
-    }
-
-    /// The audit trail.
-    #[must_use]
-    pub fn audit(&self) -> PathBuf {
-        self.0.join("audit")
-    }
-
-    /// The newest signed checkpoint, outside the journal.
-    #[must_use]
-    pub fn head(&self) -> PathBuf {
-        self.0.join("head")
-    }
-
-    /// The log's signing seed: 32 bytes, readable by its owner only.
-    #[must_use]
-    pub fn seed(&self) -> PathBuf {
-        self.0.join("log.key")
-    }
-
-    /// The signing seed, made on first use.
-    ///
-    /// # Errors
-    /// [`NodeError::Data`].
-    pub fn load_seed(&self) -> Result<[u8; 32], NodeError> {
-        let path = self.seed();
-        let failed = |cause| NodeError::Data {
-            path: path.clone(),
-            cause,
-        };
-        if !path.exists() {
-            let mut seed = [0; 32];
-            getrandom::fill(&mut seed).map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-            durable::create(&path, &seed, durable::Access::Owner).map_err(failed)?;
-        }
-        tls::owner_only(&path)?;
-        let bytes = std::fs::read(&path).map_err(failed)?;
-        let wrong = |_| failed(std::io::Error::other("a signing seed has 32 bytes"));
-        bytes.try_into().map_err(wrong)
-    }
-}
-
-/// The stores of a data folder.
-pub struct Stores {
-    /// The truth.
-    pub journal: Arc<Journal>,
-    /// What is derived.
-    pub state: Arc<SledState>,
-}
-
-impl Stores {
-    /// Opens both; a derived state that cannot be trusted is set aside, to be derived again.
-    ///
-    /// # Errors
-    /// [`NodeError::Storage`].
-    pub fn open(config: &Config) -> Result<Self, NodeError> {
-        let (data, storage) = (DataFolder::new(&config.node.data), &config.storage);
-        let options = JournalOptions {
-            segment_bytes: storage.segment_mib * 1024 * 1024,
-            ..JournalOptions::default()
-        };
-        let journal = Journal::open(&data.journal(), options)?;
-        let cache_bytes = storage.cache_mib * 1024 * 1024;
-        let (state, opened) = SledState::open(&data.state(), SledOptions { cache_bytes })?;
-        match opened {
-            Opened::Clean => {}
-            Opened::AfterKill => tracing::warn!("the node was killed before; catching up"),
-            Opened::SetAside { why, to } => {
-                let to = to.display();
-                tracing::warn!(%why, %to, "the derived state was set aside; deriving it again");
-            }
-        }
-        Ok(Self {
-            journal: Arc::new(journal),
-            state: Arc::new(state),
-        })
-    }
 }
 
 /// What is read again when its file changes.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
+use data_encoding::HEXLOWER;
 use futures::TryFutureExt as _;
 use prost_reflect::{DynamicMessage, Value};
 
@@ -456,8 +457,5 @@ fn hash(digest: &Digest) -> Option<Hash> {
 }
 
 fn hex(hash: &Hash) -> String {
-    hash.iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    HEXLOWER.encode(&hash[..8])
 }

@@ -108,11 +108,11 @@ pub(super) fn panicked(panic: &(dyn Any + Send)) -> Status {
     status(internal(text.unwrap_or("panic")))
 }
 
-/// Logs a refusal, by its reason alone: its texts may repeat what the caller sent.
-pub(super) fn refused(status: Status) -> Status {
-    let reason = decode(&status).reason.map(|reason| reason.as_str_name());
+/// Logs a refusal, by its reason alone, and returns that: its texts may repeat what the caller sent.
+pub(super) fn told(status: &Status) -> &'static str {
+    let reason = decode(status).reason.map(|reason| reason.as_str_name());
     tracing::info!(code = ?status.code(), reason, "refused");
-    status
+    reason.unwrap_or_default()
 }
 
 /// Trailers in which an error has its details, once what they say is recorded.

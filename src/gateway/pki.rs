@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use data_encoding::HEXLOWER;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
@@ -151,7 +152,7 @@ impl Authority {
         // Recorded before it exists: what is good can always be revoked.
         let mut entries = issued::read(&self.folder)?;
         entries.push(Entry {
-            serial: issued::hex(&serial),
+            serial: HEXLOWER.encode(&serial),
             identity: identity.role.to_string(),
             issued: now,
             ends: now.checked_add(life).unwrap_or(jiff::Timestamp::MAX),

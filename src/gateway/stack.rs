@@ -38,14 +38,14 @@ use uuid::Uuid;
 
 use super::{
     accept::Counterpart,
-    body::{Ends, Guarded, panicked, refused},
+    body::{Ends, Guarded, panicked, told},
 };
 use crate::{
     audit::{Account, AuditError, Incoming, Trail},
     services::{
         access::Access,
         methods::{Methods, Need, lasts},
-        status::{decode, mapped, status},
+        status::{mapped, status},
     },
     types::{Identity, Peer, Reason, Refusal},
 };
@@ -63,8 +63,7 @@ pub struct Gate {
 
 impl Gate {
     /// What the method needs, where the caller has it.
-    fn open(&self, identity: &Identity, path: &str) -> Result<Need, Refusal> {
-        let need = self.methods.need(path);
+    fn open(&self, identity: &Identity, need: Option<Need>) -> Result<Need, Refusal> {
         let need = need.ok_or_else(|| Refusal::new(Reason::MethodUnknown))?;
         if self.access.allows(identity, &need) {
             Ok(need)
@@ -104,13 +103,18 @@ impl Stack {
         }
     }
 
-    fn account(&self, caller: Option<&Counterpart>, path: &str, id: Uuid) -> Account {
-        let need = self.gate.methods.need(path);
+    fn account(
+        &self,
+        caller: Option<&Counterpart>,
+        need: Option<&Need>,
+        path: &str,
+        id: Uuid,
+    ) -> Account {
         let peer = caller.and_then(|caller| caller.peer.as_ref().ok());
         let incoming = Incoming {
             caller: peer.map_or_else(String::new, |peer| peer.identity.to_string()),
             address: caller.map_or_else(String::new, |caller| caller.address.to_string()),
-            method: need.as_ref().map_or_else(String::new, |_| path.to_owned()),
+            method: need.map_or_else(String::new, |_| path.to_owned()),
             id: id.to_string(),
             always: need.is_some_and(|need| need.is_recorded(path)),
         };
@@ -121,6 +125,7 @@ impl Stack {
     fn admit(
         &self,
         caller: &Counterpart,
+        need: Option<Need>,
         path: &str,
         account: &Account,
     ) -> Result<Admitted, Refusal> {
@@ -128,7 +133,7 @@ impl Stack {
             let zh = why.zh();
             Refusal::new(Reason::IdentityMissing).because(why, zh)
         })?;
-        let need = self.gate.open(&peer.identity, path)?;
+        let need = self.gate.open(&peer.identity, need)?;
         if self.stopping.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
         }
@@ -211,9 +216,11 @@ where
         let caller = request.extensions_mut().remove::<Counterpart>();
         let id = Uuid::now_v7();
         let span = span(caller.as_ref(), &path, id);
-        let account = self.stack.account(caller.as_ref(), &path, id);
+        let need = self.stack.gate.methods.need(&path);
+        let stack = &self.stack;
+        let account = stack.account(caller.as_ref(), need.as_ref(), &path, id);
         let admitted = match caller {
-            Some(caller) => self.stack.admit(&caller, &path, &account),
+            Some(caller) => stack.admit(&caller, need, &path, &account),
             None => Err(Reason::IdentityMissing.into()),
         };
         let admitted = admitted.map(|admitted| {
@@ -271,20 +278,19 @@ pub(super) struct Closing(Account);
 impl Closing {
     /// A call that ends well; what it is answered with instead where that cannot be recorded.
     pub(super) fn done(&self) -> Result<(), Status> {
-        let closed = self.0.close(0, "");
-        closed.map_err(|error| refused(status(unrecorded(error))))
+        self.0.close(0, "").map_err(|error| {
+            let status = status(unrecorded(error));
+            told(&status);
+            status
+        })
     }
 
     /// A call that is refused, and with what.
     pub(super) fn refused(&self, status: Status) -> Status {
-        let status = refused(status);
-        let reason = decode(&status).reason.map(|reason| reason.as_str_name());
-        let reason = reason
-            .unwrap_or_default()
-            .trim_start_matches("ERROR_REASON_");
+        let reason = told(&status).trim_start_matches("ERROR_REASON_");
         match self.0.close(status.code().into(), reason) {
             Ok(()) => status,
-            Err(error) => refused(crate::services::status::status(unrecorded(error))),
+            Err(error) => crate::services::status::status(unrecorded(error)),
         }
     }
 }

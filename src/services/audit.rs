@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{digest, int},
+    convert::{digest, int, negative},
     register::Shared,
     status::{internal, status},
 };
@@ -68,11 +68,10 @@ impl Audits {
 
 /// Refuses conditions that cannot be meant.
 fn check(request: &pb::ListAuditRecordsRequest) -> Result<(), Refusal> {
-    let mut violations = Violations::new();
     if request.page_size < 0 {
-        let (en, zh) = ("it must be 0 or more", "不得为负数");
-        violations.field("page_size", FieldReason::OutOfRange, en, zh);
+        return Err(negative("page_size"));
     }
+    let mut violations = Violations::new();
     for (field, text) in [
         ("caller", &request.caller),
         ("method", &request.method),
@@ -205,12 +204,8 @@ impl AuditService for Audits {
         &self,
         request: Request<pb::ExportAuditRecordsRequest>,
     ) -> Result<Response<Self::ExportAuditRecordsStream>, Status> {
-        let start = u64::try_from(request.get_ref().start).map_err(|_| {
-            let mut violations = Violations::new();
-            let (en, zh) = ("it must be 0 or more", "不得为负数");
-            violations.field("start", FieldReason::OutOfRange, en, zh);
-            status(violations.into())
-        })?;
+        let start = u64::try_from(request.get_ref().start);
+        let start = start.map_err(|_| status(negative("start")))?;
         let trail = self.0.trail.clone();
         // What is written while it runs, this very call among it, is for the next export.
         let size = trail.head().size;

@@ -8,7 +8,7 @@ use crate::{
         merkle::Hash,
     },
     proto::r#type::v1::{self as pb, Digest, HashAlgorithm, Receipt, RevisionInfo},
-    types::{Refusal, Violation},
+    types::{FieldReason, Refusal, Violation, Violations},
 };
 
 /// A SHA-256 hash as a message.
@@ -122,4 +122,17 @@ pub fn taken(row: i64, name: String, accepted: &Accepted, origin: &str) -> pb::R
         etag: accepted.head.etag(),
         ..pb::RowResult::default()
     }
+}
+
+/// The refusal of a number that must not be negative.
+#[must_use]
+pub fn negative(field: &str) -> Refusal {
+    let mut violations = Violations::new();
+    violations.field(
+        field,
+        FieldReason::OutOfRange,
+        "it must be 0 or more",
+        "不得为负数",
+    );
+    violations.into()
 }

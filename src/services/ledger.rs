@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     access::Caller,
-    convert::{digest, int},
+    convert::{digest, int, negative},
     register::Shared,
     status::{status, storage},
 };
@@ -21,7 +21,7 @@ use crate::{
     },
     proto::ledger::v1::{self as pb, ledger_service_server::LedgerService},
     storage::StorageError,
-    types::{Action, FieldReason, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
+    types::{Action, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
 };
 
 /// Entries of a page, by default and at most.
@@ -327,17 +327,6 @@ fn last_line(note: &str) -> &str {
 
 fn index(value: i64, field: &str) -> Result<u64, Refusal> {
     u64::try_from(value).map_err(|_| negative(field))
-}
-
-fn negative(field: &str) -> Refusal {
-    let mut violations = Violations::new();
-    violations.field(
-        field,
-        FieldReason::OutOfRange,
-        "it must be 0 or more",
-        "不得为负数",
-    );
-    violations.into()
 }
 
 fn proof(error: ProofError<StorageError>) -> Refusal {

@@ -25,6 +25,8 @@ pub struct Reflection {
     access: Access,
     methods: Methods,
     files: Arc<FileDescriptorSet>,
+    /// The paths of all methods, in the order of the descriptors.
+    paths: Arc<[String]>,
     /// By the methods, in the order of the descriptors. There are few sets: one for each kind of grant.
     served: Arc<Mutex<HashMap<Vec<bool>, Routes>>>,
 }
@@ -35,29 +37,38 @@ impl Reflection {
     /// # Errors
     /// Where they do not decode; a test serves them.
     pub fn new(access: Access, methods: Methods) -> Result<Self, prost::DecodeError> {
+        let (mut files, mut paths) = (FileDescriptorSet::decode(DESCRIPTORS)?, Vec::new());
+        for file in &mut files.file {
+            // Comments are addressed by the place of what they describe, which changes when methods go.
+            file.source_code_info = None;
+            keep(file, &mut |path| {
+                paths.push(path.to_owned());
+                true
+            });
+        }
         Ok(Self {
             access,
             methods,
-            files: Arc::new(FileDescriptorSet::decode(DESCRIPTORS)?),
+            files: Arc::new(files),
+            paths: paths.into(),
             served: Arc::default(),
         })
     }
 
     fn routes(&self, identity: &Identity) -> Option<Routes> {
-        let allowed = |path: &str| {
+        let allowed = |path: &String| {
             let need = self.methods.need(path);
             need.is_some_and(|need| self.access.allows(identity, &need))
         };
-        let (mut files, mut set) = ((*self.files).clone(), Vec::new());
-        for file in &mut files.file {
-            keep(file, &mut |path| {
-                set.push(allowed(path));
-                set.last() == Some(&true)
-            });
-        }
+        let set: Vec<bool> = self.paths.iter().map(allowed).collect();
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(routes) = served.get(&set) {
             return Some(routes.clone());
+        }
+        let mut files = (*self.files).clone();
+        let mut wanted = set.iter();
+        for file in &mut files.file {
+            keep(file, &mut |_| wanted.next() == Some(&true));
         }
         let routes = reflecting(&files).ok()?;
         served.insert(set, routes.clone());
@@ -75,8 +86,6 @@ fn keep(file: &mut FileDescriptorProto, wanted: &mut impl FnMut(&str) -> bool) {
             .retain(|method| wanted(&format!("/{package}.{name}/{}", method.name())));
     }
     file.service.retain(|service| !service.method.is_empty());
-    // Comments are addressed by the place of what they describe, which may have changed.
-    file.source_code_info = None;
 }
 
 fn reflecting(files: &FileDescriptorSet) -> Result<Routes, tonic_reflection::server::Error> {

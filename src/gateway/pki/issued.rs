@@ -3,6 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use rcgen::{
     CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
@@ -61,19 +62,6 @@ pub(super) fn serial() -> Result<[u8; 16], PkiError> {
     Ok(serial)
 }
 
-pub(super) fn hex(serial: &[u8]) -> String {
-    serial.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = hex
-        .chars()
-        .map(|digit| u8::try_from(digit.to_digit(16)?).ok())
-        .collect();
-    let pair = |pair: &[u8]| Some(pair.first()? << 4 | pair.get(1)?);
-    digits?.chunks(2).map(pair).collect()
-}
-
 /// Everything that was issued, oldest first. An authority of before this file has none.
 pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, PkiError> {
     let path = folder.join("issued.csv");
@@ -109,7 +97,7 @@ pub(super) fn write_list(
     let now = SystemClock.now();
     let revoked = entries.iter().filter_map(|entry| {
         Some(RevokedCertParams {
-            serial_number: SerialNumber::from(bytes(&entry.serial)?),
+            serial_number: SerialNumber::from(HEXLOWER.decode(entry.serial.as_bytes()).ok()?),
             revocation_time: at(entry.revoked?).into(),
             reason_code: None,
             invalidity_date: None,

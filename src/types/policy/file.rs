@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -65,7 +66,7 @@ impl Policy {
         });
         Ok(Self {
             grants: grants.collect::<Result<_, _>>()?,
-            digest: hex(&Sha256::digest(text.as_bytes())),
+            digest: HEXLOWER.encode(&Sha256::digest(text.as_bytes())),
         })
     }
 }
@@ -193,8 +194,4 @@ fn brought(text: &str) -> Result<Brings, String> {
         "own" => Brings::Own,
         node => Brings::Node(node.parse().map_err(|e| format!("brings: {e}"))?),
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
