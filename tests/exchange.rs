@@ -151,8 +151,8 @@ async fn records_travel_up_three_tiers_and_both_sides_can_prove_it() {
         }
         follow.changed().await.unwrap();
     };
-    let rungs = verify::custody(&custody).unwrap();
-    let nodes: Vec<_> = rungs.iter().map(|rung| rung.node.as_str()).collect();
+    let (_, ladder) = verify::custody(&custody).unwrap();
+    let nodes: Vec<_> = ladder.rungs.iter().map(|rung| rung.node.as_str()).collect();
     assert_eq!(nodes[0], "qidong");
     assert!(
         nodes.contains(&"nantong") && nodes.contains(&"jiangsu"),

@@ -1,5 +1,7 @@
 //! `hefu verify`: trust nothing, hash everything, name what is wrong.
 
+mod custody;
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
@@ -7,6 +9,8 @@ use data_encoding::HEXLOWER;
 use futures::TryFutureExt as _;
 use prost_reflect::{DynamicMessage, Value};
 
+use self::custody::CustodyArgs;
+pub use self::custody::{custody, rows};
 use super::{
     CliError, Exit,
     client::{
@@ -21,16 +25,13 @@ use crate::{
     ledger::{
         audit::{Report, audit},
         head::{content_hash, etag},
-        merkle::{Hash, Tree, leaf_hash, verify_inclusion},
+        merkle::{Hash, Tree, leaf_hash},
         note::{Note, VerifierKey},
     },
     node::{DataFolder, NodeError},
-    proto::{
-        ledger::v1::{
-            Action, Cosignature, GetCheckpointRequest, GetCustodyResponse, ListEntriesRequest,
-            ListLogsRequest, Log, ledger_service_client::LedgerServiceClient,
-        },
-        r#type::v1::Digest,
+    proto::ledger::v1::{
+        Action, GetCheckpointRequest, ListEntriesRequest, ListLogsRequest, Log,
+        ledger_service_client::LedgerServiceClient,
     },
     registers::Registers,
     storage::{
@@ -44,24 +45,31 @@ use crate::{
 const PAGE: i32 = 1_000;
 
 /// Check a data folder (its node must be stopped), or a live node: every entry is hashed again, every
-/// root computed, every signature checked, and the registers compared with what the entries say.
+/// root computed, every signature checked, and the registers compared with what the entries say. Or
+/// check, offline, a custody file that `hefu custody --out` wrote, with public keys alone.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  hefu verify /var/lib/hefu\n  hefu verify --live --server \
-    https://city:7443 --cert admin.pem --key admin.key\n\nExit codes: 0 everything verifies, 7 \
+    https://city:7443 --cert admin.pem --key admin.key\n  hefu verify --custody \
+    R-2024-0001.custody.json --vkeys trusted-keys.txt\n\nExit codes: 0 everything verifies, 7 \
     something does not, 1 it could not be read"
 )]
 pub struct Verify {
     /// The data folder
-    #[arg(required_unless_present = "live")]
+    #[arg(required_unless_present_any = ["live", "custody"])]
     folder: Option<PathBuf>,
     /// Ask the node at --server instead
     #[arg(long, conflicts_with = "folder")]
     live: bool,
+    #[command(flatten)]
+    custody: CustodyArgs,
 }
 
 impl Verify {
     pub(super) async fn run(self, connection: &Connection) -> Result<Exit, CliError> {
+        if let Some(file) = &self.custody.custody {
+            return self.custody.run(file, connection.output);
+        }
         let report = match self.folder {
             Some(folder) => tokio::task::spawn_blocking(move || self::folder(&folder))
                 .await
@@ -374,86 +382,6 @@ async fn compare(
             return Ok(count);
         }
     }
-}
-
-/// One node that holds a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rung {
-    /// The node.
-    pub node: String,
-    /// The size that it signed.
-    pub size: u64,
-    /// When, where its signature says so.
-    pub time: String,
-}
-
-/// Checks a custody with nothing but the keys in it: entry, inclusion, checkpoint, every cosignature.
-///
-/// # Errors
-/// What does not verify.
-pub fn custody(custody: &GetCustodyResponse) -> Result<Vec<Rung>, String> {
-    let missing = "the answer is not whole";
-    let (entry, log) = (
-        custody.entry.as_ref().ok_or(missing)?,
-        custody.log.as_ref().ok_or(missing)?,
-    );
-    let proof = custody.inclusion.as_ref().ok_or(missing)?;
-    let key: VerifierKey = log.verifier_key.parse().map_err(|e| format!("{e}"))?;
-    let leaf = leaf_hash(&entry.entry_bytes);
-    if Some(leaf) != proof.leaf_hash.as_ref().and_then(hash) {
-        return Err("the entry does not hash to its leaf".to_owned());
-    }
-    let note: Note = custody.checkpoint.parse().map_err(|e| format!("{e}"))?;
-    let signed = note.verify_log(&key).map_err(|e| e.to_string())?;
-    let path: Option<Vec<Hash>> = proof.hashes.iter().map(hash).collect();
-    let index = u64::try_from(entry.index).map_err(|_| missing)?;
-    if !verify_inclusion(
-        &leaf,
-        index,
-        signed.size,
-        &path.ok_or(missing)?,
-        &signed.root,
-    ) {
-        return Err("the entry is not in the signed tree".to_owned());
-    }
-    let node = log.origin.split('/').nth(1).unwrap_or_default().to_owned();
-    let mut rungs = vec![Rung {
-        node,
-        size: signed.size,
-        time: String::new(),
-    }];
-    for cosignature in &custody.cosignatures {
-        rungs.push(rung(cosignature, &key, index)?);
-    }
-    Ok(rungs)
-}
-
-fn rung(cosignature: &Cosignature, log: &VerifierKey, index: u64) -> Result<Rung, String> {
-    let node = &cosignature.node;
-    let note: Note = cosignature
-        .note
-        .parse()
-        .map_err(|e| format!("{node}: {e}"))?;
-    let key: VerifierKey = cosignature
-        .verifier_key
-        .parse()
-        .map_err(|e| format!("{node}: {e}"))?;
-    let signed = note.verify_log(log).map_err(|e| format!("{node}: {e}"))?;
-    let time = note
-        .verify_cosignature(&key)
-        .map_err(|e| format!("{node}: {e}"))?;
-    if key.name().rsplit('/').next() != Some(node) || signed.size <= index {
-        return Err(format!("{node}: its cosignature is not of this entry"));
-    }
-    Ok(Rung {
-        node: node.clone(),
-        size: signed.size,
-        time: time.to_string(),
-    })
-}
-
-fn hash(digest: &Digest) -> Option<Hash> {
-    digest.value.as_slice().try_into().ok()
 }
 
 fn hex(hash: &Hash) -> String {

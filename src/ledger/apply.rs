@@ -143,11 +143,17 @@ fn put_tile(staged: &mut Staged<'_>, log: LogNo, tile: &Tile) {
     );
 }
 
-/// A node's newest cosignature stays; an older one that arrives late does not replace it.
+/// A node's newest cosignature stays; an older one that arrives late does not replace it. Of each size the
+/// first one stays: it says since when what it covers is held.
 fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), StorageError> {
     let Ok(new) = pb::Cosignature::decode(frame.payload.clone()) else {
         return Ok(());
     };
+    let size = u64::try_from(new.size).unwrap_or(0);
+    let first = keys::receipt(frame.log, &new.node, size);
+    if staged.get(&first)?.is_none() {
+        staged.put(first, frame.payload.to_vec());
+    }
     let key = keys::cosignature(frame.log, &new.node);
     let held = staged
         .get(&key)?

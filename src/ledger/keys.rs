@@ -11,6 +11,7 @@
 //! | `k` log u32 | newest checkpoint received, a note with this node's cosignature |
 //! | `c` log u32, size u64 | checkpoint received at that size, a note |
 //! | `g` log u32, node | `hefu.ledger.v1.Cosignature`: another node's newest one |
+//! | `r` log u32, node 0 size u64 | `hefu.ledger.v1.Cosignature`: that node's first one of that size |
 //! | `e` log u32 | `hefu.ledger.v1.Evidence`: why the log is quarantined |
 //! | `t` log u32, level u8, number u64 | a full tile: 64 hashes |
 //! | `h` register 0 agency 0 item | [`super::head::Head`] of a record |
@@ -21,7 +22,7 @@
 use crate::types::{AgencyId, LogNo, RecordName, RegisterId, RequestId};
 
 /// The version of the layout. A state of another version is rebuilt.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// See the table.
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.
@@ -89,6 +90,23 @@ pub fn cosignatures(log: LogNo) -> Vec<u8> {
 #[must_use]
 pub fn cosignature(log: LogNo, node: &str) -> Vec<u8> {
     [&cosignatures(log), node.as_bytes()].concat()
+}
+
+/// Prefix of the cosignatures of a log by one node, by size.
+#[must_use]
+pub fn receipts(log: LogNo, node: &str) -> Vec<u8> {
+    let mut key = of_log(b'r', log);
+    key.extend_from_slice(node.as_bytes());
+    key.push(0);
+    key
+}
+
+/// See the table.
+#[must_use]
+pub fn receipt(log: LogNo, node: &str, size: u64) -> Vec<u8> {
+    let mut key = receipts(log, node);
+    key.extend_from_slice(&size.to_be_bytes());
+    key
 }
 
 /// See the table.

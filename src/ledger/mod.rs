@@ -5,6 +5,7 @@
 mod apply;
 pub mod audit;
 mod committer;
+pub mod custody;
 mod decide;
 pub mod entry;
 pub mod head;
@@ -479,6 +480,27 @@ impl Ledger {
         found
             .map(|pair| pair.map(|(_, v)| pb::Cosignature::decode(v).unwrap_or_default()))
             .collect()
+    }
+
+    /// For every other node that has cosigned an entry of a log: its first cosignature that covers it.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn receipts(
+        &self,
+        log: LogNo,
+        index: LogIndex,
+    ) -> Result<Vec<pb::Cosignature>, StorageError> {
+        let mut first = Vec::new();
+        for newest in self.cosignatures(log)? {
+            let start = keys::receipt(log, &newest.node, index.0.saturating_add(1));
+            let end = KeyRange::prefix(&keys::receipts(log, &newest.node)).end;
+            let found = self.state.scan(KeyRange { start, end }, false).next();
+            if let Some((_, bytes)) = found.transpose()? {
+                first.push(pb::Cosignature::decode(bytes).unwrap_or_default());
+            }
+        }
+        Ok(first)
     }
 
     /// Records of every register and log.

@@ -278,6 +278,20 @@ impl Note {
         time.ok_or_else(bad)
     }
 
+    /// The same note with the signature lines of these keys alone, in their order.
+    #[must_use]
+    pub fn bearing(&self, keys: &[&VerifierKey]) -> Self {
+        let line = |key: &&VerifierKey| {
+            let of_key = |line: &&SignatureLine| line.name == key.name && line.id == key.id;
+            self.signatures.iter().find(of_key).cloned()
+        };
+        Self {
+            text: self.text.clone(),
+            signatures: keys.iter().filter_map(line).collect(),
+            checkpoint: self.checkpoint.clone(),
+        }
+    }
+
     fn signature(&self, key: &VerifierKey) -> Result<&[u8], NoteError> {
         let mut lines = self.signatures.iter();
         let line = lines.find(|line| line.name == key.name && line.id == key.id);

@@ -93,6 +93,26 @@ impl Store {
     }
 }
 
+#[tokio::test]
+async fn a_state_of_another_layout_is_not_taken_for_this_one() {
+    let store = Store::new("qidong");
+    let ledger = store.open().await;
+    ledger.submit(vec![submit("N-1", "a")]).await.unwrap();
+    ledger.stop().await;
+    let mut batch = Batch::default();
+    let older = (keys::FORMAT - 1).to_be_bytes().to_vec();
+    batch.changes.insert(keys::FORMAT_KEY.to_vec(), Some(older));
+    store.state.apply(batch).unwrap();
+    let opened = Ledger::open(store.options()).await;
+    assert!(matches!(opened.err(), Some(OpenError::StateAhead)));
+    // The node sets it aside: an empty one is filled from the journal.
+    let derived = Store {
+        state: Arc::default(),
+        ..store
+    };
+    assert_eq!(derived.open().await.log("").unwrap().tree.size(), 1);
+}
+
 fn submit(item: &str, record: &str) -> Proposal {
     Proposal {
         name: format!("agencies/qidong-emergency/notes/{item}")

@@ -71,6 +71,7 @@ pub(super) fn read(
         time: Some(timestamp(time)),
         note: note.to_owned(),
         verifier_key: key.to_string(),
+        inclusion: Vec::new(),
     };
     Ok(Receipt {
         note: parsed,

@@ -14,7 +14,7 @@ use crate::{
     audit::Account,
     ledger::{
         LogView,
-        entry::StoredEntry,
+        entry::{StoredEntry, timestamp},
         head::EntryRef,
         merkle::{ProofError, leaf_hash},
         note::Note,
@@ -254,10 +254,15 @@ impl Ledgers {
             .logs
             .get(&log_no)
             .ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
-        let covers = |cosignature: &pb::Cosignature| cosignature.size > int(at);
-        let mut cosignatures = self.0.ledger.cosignatures(log_no).map_err(storage)?;
-        cosignatures.extend(self.own_cosignature(view));
-        cosignatures.retain(covers);
+        let receipts = self.0.ledger.receipts(log_no, entry.at.index);
+        let mut cosignatures = receipts.map_err(storage)?;
+        cosignatures.extend(self.own_cosignature(view, at)?);
+        cosignatures.retain(|cosignature| cosignature.size <= int(view.tree.size()));
+        for cosignature in &mut cosignatures {
+            // Each node has cosigned a tree of its own size: the entry is proven in that very tree.
+            let proof = self.included(view, int(at), cosignature.size)?;
+            cosignature.inclusion = proof.hashes;
+        }
         cosignatures.sort_by_key(|cosignature| cosignature.time.map(|t| (t.seconds, t.nanos)));
         Ok(pb::GetCustodyResponse {
             entry: self.logged(caller, log_no, at)?,
@@ -294,18 +299,20 @@ impl Ledgers {
         Ok(entry)
     }
 
-    /// What this node itself has cosigned of a log from below: it stands in the note that it keeps.
-    fn own_cosignature(&self, view: &LogView) -> Option<pb::Cosignature> {
+    /// The first statement of this node itself that it holds an entry of a log from below.
+    fn own_cosignature(&self, view: &LogView, at: u64) -> Result<Option<pb::Cosignature>, Refusal> {
         let key = self.0.ledger.key().cosigner_key();
-        let note: Note = view.note.parse().ok()?;
-        let time = note.verify_cosignature(key).ok()?;
-        Some(pb::Cosignature {
+        let note = self.0.ledger.checkpoint_from(view.log, at + 1);
+        let note: Option<Note> = note.map_err(storage)?;
+        let cosigned = note.and_then(|note| Some((note.verify_cosignature(key).ok()?, note)));
+        Ok(cosigned.map(|(time, note)| pb::Cosignature {
             node: key.name().rsplit('/').next().unwrap_or_default().to_owned(),
             size: int(note.checkpoint().size),
-            time: Some(crate::ledger::entry::timestamp(time)),
-            note: view.note.clone(),
+            time: Some(timestamp(time)),
+            note: note.to_string(),
             verifier_key: key.to_string(),
-        })
+            inclusion: Vec::new(),
+        }))
     }
 }
 

@@ -59,7 +59,7 @@ pub use text::{
 };
 pub use time::{
     CLOCK_SKEW, Clock, LedgerTime, LedgerTimeError, ManualClock, SystemClock, beijing_date,
-    beijing_midnight, not_in_future, parse_timestamp,
+    beijing_midnight, beijing_time, not_in_future, parse_timestamp,
 };
 pub use uscc::{Uscc, UsccError, check_uscc};
 pub use violation::{Explain, Scope, Violation, Violations, excerpt};

@@ -122,6 +122,13 @@ impl fmt::Display for LedgerTime {
 /// The offset of Beijing time. China has one zone and no summer time since 1991.
 const BEIJING: tz::Offset = tz::Offset::constant(8);
 
+/// A time as people in China read it: Beijing's, to the second, with the offset.
+#[must_use]
+pub fn beijing_time(time: Timestamp) -> String {
+    let local = BEIJING.to_datetime(time);
+    local.strftime("%Y-%m-%d %H:%M:%S +08:00").to_string()
+}
+
 /// The calendar day in Beijing (UTC+8) on which `time` falls.
 #[must_use]
 pub fn beijing_date(time: Timestamp) -> Date {
@@ -183,6 +190,12 @@ mod tests {
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a timestamp")
+    }
+
+    #[test]
+    fn times_are_shown_as_those_of_beijing() {
+        let time: Timestamp = "2024-02-18T16:03:07.9Z".parse().unwrap();
+        assert_eq!(beijing_time(time), "2024-02-19 00:03:07 +08:00");
     }
 
     #[test]

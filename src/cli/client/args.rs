@@ -173,11 +173,21 @@ pub enum Command {
         #[arg(long, default_value = "")]
         etag: String,
     },
-    /// Show who holds a record, and check the proofs
-    #[command(after_help = "Example:\n  hefu custody agencies/qidong-emergency/risks/R-2024-0001")]
+    /// Show who holds a record since when, and check the proofs
+    #[command(
+        after_help = "Example:\n  hefu custody agencies/qidong-emergency/risks/R-2024-0001\n  hefu \
+        custody agencies/qidong-emergency/risks/R-2024-0001 --out R-2024-0001.custody.json\n\nHere the \
+        keys are those that the node names; `hefu verify --custody FILE --vkey ...` trusts only yours"
+    )]
     Custody {
         /// Its name
         name: String,
+        /// The revision; 0 for the standing one
+        #[arg(long, default_value_t = 0)]
+        revision: i64,
+        /// Write a file that proves it offline
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Show a log's newest signed checkpoint
     #[command(after_help = "Example:\n  hefu checkpoint\n  hefu checkpoint \

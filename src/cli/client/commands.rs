@@ -91,7 +91,11 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
             cascade,
             etag,
         } => shown.withdraw(&name, reason, cascade, etag).await,
-        Command::Custody { name } => shown.custody(name).await,
+        Command::Custody {
+            name,
+            revision,
+            out,
+        } => shown.custody(name, revision, out).await,
         Command::Checkpoint { origin } => shown.checkpoint(origin).await,
         Command::Status => shown.status().await,
     }
@@ -409,26 +413,28 @@ impl Shown<'_> {
         Ok(Exit::Done)
     }
 
-    async fn custody(&self, name: String) -> Result<Exit, ClientError> {
+    async fn custody(
+        &self,
+        name: String,
+        revision: i64,
+        out: Option<PathBuf>,
+    ) -> Result<Exit, ClientError> {
         let mut client = LedgerServiceClient::new(self.client.0.clone());
-        let request = ledger::GetCustodyRequest { name, revision: 0 };
-        let custody = client.get_custody(request).await?.into_inner();
-        let rungs = verify::custody(&custody).map_err(ClientError::NotProven)?;
-        if self.output == Output::Json {
-            let shown = dynamic("hefu.ledger.v1.GetCustodyResponse", &custody);
-            shown.iter().for_each(|shown| self.print(shown));
-            return Ok(Exit::Done);
+        let request = ledger::GetCustodyRequest { name, revision };
+        let answer = client.get_custody(request).await?.into_inner();
+        let (custody, ladder) = verify::custody(&answer).map_err(ClientError::NotProven)?;
+        if let Some(file) = out {
+            std::fs::write(&file, custody.text())
+                .map_err(|e| ClientError::Usage(format!("{}: {e}", file.display())))?;
+            eprintln!("{} written", file.display());
         }
-        let mut table = table::table(["node", "holds up to", "since", "verified"]);
-        for rung in rungs {
-            table.add_row([
-                rung.node,
-                rung.size.to_string(),
-                rung.time,
-                "yes".to_owned(),
-            ]);
+        match self.output {
+            Output::Table => println!("{}", verify::rows(&ladder)),
+            Output::Json => {
+                let shown = dynamic("hefu.ledger.v1.GetCustodyResponse", &answer);
+                shown.iter().for_each(|shown| self.print(shown));
+            }
         }
-        println!("{table}");
         Ok(Exit::Done)
     }
 
