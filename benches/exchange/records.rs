@@ -49,6 +49,7 @@ pub fn risk(n: u64) -> Risk {
             office_phone: "0513-80000743".to_owned(),
             ..Unit::default()
         }),
+        basis: "GB 18218-2018《危险化学品重大危险源辨识》；企业风险辨识记录".to_owned(),
         regulator: "启东市应急管理局".to_owned(),
         review_cycle_days: 90,
         note: "合成数据，非真实记录".to_owned(),
