@@ -10,6 +10,7 @@ use std::{
 
 use jiff::Timestamp;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -22,9 +23,10 @@ use crate::{
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
-    replication::{mirror::Mirror, status::Children, uplink::Uplink},
+    replication::{Board, Mirror, Uplink, UplinkOptions},
     services::{
-        self, access::Access, node::Nodes, position::Positions, register::Shared, token::Tokens,
+        self, access::Access, node::Nodes, position::Positions, register::Shared,
+        replication::Dial, token::Tokens,
     },
     storage::{
         Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError, durable,
@@ -36,6 +38,9 @@ use crate::{
 const SPACE_CHECK: Duration = Duration::from_secs(5);
 /// Calls that are under way at a stop get this long.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a node that starts waits for its parent's greeting.
+const GREETING: Duration = Duration::from_secs(3);
 
 /// Why a node does not start, or stopped. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -243,7 +248,8 @@ pub struct Node {
     health: HealthReporter,
     ledger: Ledger,
     uplink: Option<Arc<Uplink>>,
-    manual: bool,
+    /// Tells everything that runs to stop.
+    stop: CancellationToken,
     config: Config,
 }
 
@@ -260,6 +266,16 @@ impl Node {
             let text = format!("{} is not the certificate of node {id}", holder.identity);
             return Err(TlsError::Setup(text).into());
         }
+        Self::assemble(config, &credentials, holder.end).await
+    }
+
+    /// Puts together what a node consists of, bottom up.
+    async fn assemble(
+        config: Config,
+        credentials: &Credentials,
+        certificate_end: Timestamp,
+    ) -> Result<Self, NodeError> {
+        let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
         let data = DataFolder::new(&config.node.data);
         let failed = |cause| NodeError::Data {
@@ -271,8 +287,14 @@ impl Node {
         let registers = Arc::new(reference.registers());
         let seed = data.load_seed()?;
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
-        let uplink = uplink(&config, &credentials, &ledger, &clock)?;
-        let children = Arc::new(Children::default());
+        let stop = CancellationToken::new();
+        let board = board(&config, &ledger, &clock)?;
+        let options = UplinkOptions {
+            continuous: config.parent.as_ref().map(|parent| parent.mode)
+                == Some(ReplicationMode::Continuous),
+            ..UplinkOptions::default()
+        };
+        let uplink = uplink(&config, credentials, board.clone(), options)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
@@ -291,28 +313,18 @@ impl Node {
             shared: shared.clone(),
             node: id.clone(),
             started: Timestamp::now(),
-            certificate_end: holder.end,
+            certificate_end,
             uplink: uplink.clone(),
-            children: children.clone(),
+            board: board.clone(),
             data: config.node.data.clone(),
             watermark: config.storage.watermark_mib * 1024 * 1024,
         };
-        let mirror = Mirror {
-            ledger: ledger.clone(),
-            children,
-            trust_domain: domain,
-            node: id,
-            clock,
-        };
+        let mirror = Mirror::new(board, stop.clone());
         let (routes, health) = services::routes(shared, nodes, mirror)
             .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
         let address = config.node.listen;
         let bound = TcpListener::bind(address).await;
         let listener = bound.map_err(|cause| NodeError::Bind { address, cause })?;
-        let manual = config
-            .parent
-            .as_ref()
-            .is_some_and(|p| p.mode == ReplicationMode::Manual);
         let server = credentials.server()?;
         Ok(Self {
             listener,
@@ -321,7 +333,7 @@ impl Node {
             health,
             ledger,
             uplink,
-            manual,
+            stop,
             config,
         })
     }
@@ -358,7 +370,7 @@ impl Node {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), NodeError> {
         let address = self.address()?;
-        let (stop, stopping) = tokio::sync::watch::channel(false);
+        let stop = self.stop.clone();
         let mut intake = self.ledger.intake();
         let mut failing = self.ledger.intake();
         let telling = stop.clone();
@@ -368,18 +380,17 @@ impl Node {
                 () = shutdown => {}
                 _ = failed => {}
             }
-            telling.send_replace(true);
+            telling.cancel();
         });
-        let stopped = || {
-            let mut stopping = stopping.clone();
-            async move {
-                let _ = stopping.wait_for(|stop| *stop).await;
-            }
-        };
         let uplink = self.uplink.clone().map(|uplink| {
-            let (manual, stopped) = (self.manual, stopped());
-            tokio::spawn(async move { uplink.run(manual, stopped).await })
+            let stop = stop.clone();
+            tokio::spawn(async move { uplink.run(stop).await })
         });
+        if let Some(uplink) = &self.uplink {
+            // Nothing is taken in before the parent had a chance to say that this node was restored from
+            // an old copy; one that does not answer is not waited for.
+            let _ = tokio::time::timeout(GREETING, uplink.met()).await;
+        }
         let space = tokio::spawn(watch_space(
             self.ledger.clone(),
             self.config.node.data.clone(),
@@ -388,9 +399,9 @@ impl Node {
         self.health
             .set_service_status("", ServingStatus::Serving)
             .await;
-        let (health, told) = (self.health.clone(), stopped());
+        let (health, told) = (self.health.clone(), stop.clone());
         tokio::spawn(async move {
-            told.await;
+            told.cancelled().await;
             health
                 .set_service_status("", ServingStatus::NotServing)
                 .await;
@@ -401,11 +412,11 @@ impl Node {
             self.server,
             domain,
             self.routes,
-            stopped(),
+            stop.clone().cancelled_owned(),
             DRAIN,
         )
         .await;
-        stop.send_replace(true);
+        stop.cancel();
         space.abort();
         if let Some(uplink) = uplink {
             let _ = uplink.await;
@@ -428,7 +439,12 @@ pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let registers = Arc::new(Reference::load(config)?.registers());
     let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
-    let uplink = uplink(config, &credentials, &ledger, &clock)?;
+    let board = board(config, &ledger, &clock)?;
+    let options = UplinkOptions {
+        continuous: false,
+        ..UplinkOptions::default()
+    };
+    let uplink = uplink(config, &credentials, board, options)?;
     Ok((ledger, uplink))
 }
 
@@ -491,18 +507,30 @@ async fn try_open_ledger(
     Ok(Ledger::open(options).await?)
 }
 
+fn board(
+    config: &Config,
+    ledger: &Ledger,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Board>, NodeError> {
+    let parent = config.parent.as_ref().map(|parent| parent.node_id());
+    Ok(Board::new(
+        ledger.clone(),
+        clock.clone(),
+        parent.transpose()?,
+    )?)
+}
+
 fn uplink(
     config: &Config,
     credentials: &Credentials,
-    ledger: &Ledger,
-    clock: &Arc<dyn Clock>,
+    board: Arc<Board>,
+    options: UplinkOptions,
 ) -> Result<Option<Arc<Uplink>>, NodeError> {
     let Some(parent) = &config.parent else {
         return Ok(None);
     };
-    let (domain, node) = (config.trust_domain()?, parent.node_id()?);
+    let expected = Some((config.trust_domain()?, parent.node_id()?));
     let (dialer, endpoint) = (Dialer::new(credentials)?, parent.endpoint.clone());
-    let expected = Some((domain.clone(), node.clone()));
     let connect = Box::new(move || {
         let (dialer, endpoint, expected) = (dialer.clone(), endpoint.clone(), expected.clone());
         let connecting: futures::future::BoxFuture<'static, _> = Box::pin(async move {
@@ -513,13 +541,7 @@ fn uplink(
         });
         connecting
     });
-    Ok(Some(Arc::new(Uplink::new(
-        ledger.clone(),
-        clock.clone(),
-        domain,
-        node,
-        connect,
-    ))))
+    Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
 }
 
 /// Closes intake while the disk is below its watermark.

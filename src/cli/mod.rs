@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::client::{ClientError, commands};
+use self::client::{ClientError, args, commands};
 use crate::{gateway::client::DialError, node::NodeError};
 
 /// How a command ended; the number is the process's exit code.
@@ -45,7 +45,7 @@ pub enum Exit {
 )]
 pub struct Cli {
     #[command(flatten)]
-    connection: commands::Connection,
+    connection: args::Connection,
     #[command(subcommand)]
     command: Command,
 }
@@ -65,7 +65,7 @@ enum Command {
     /// A small certificate authority for pilots and tests
     Pki(pki::Pki),
     #[command(flatten)]
-    Client(commands::Command),
+    Client(args::Command),
 }
 
 /// Why a command failed.

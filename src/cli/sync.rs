@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use futures::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CliError, Exit,
     client::{
         ClientError,
-        commands::{Connection, Output},
+        args::{Connection, Output},
         dynamic::{dynamic, json},
         table::table,
     },
@@ -25,7 +26,7 @@ use crate::{
     proto::node::v1::{
         SyncParentRequest, SyncParentResponse, node_service_client::NodeServiceClient,
     },
-    services::node::result,
+    services::node::synced,
 };
 
 /// Bring the parent up to date. Where the node is running it is asked to; where it is not, this
@@ -104,19 +105,16 @@ async fn ask(config: &Config, limit: Duration) -> Result<SyncParentResponse, Cli
 async fn alone(config: &Config, limit: Duration) -> Result<SyncParentResponse, CliError> {
     let (ledger, uplink) = open_offline(config).await?;
     let uplink = uplink.ok_or_else(|| CliError::Other("no parent".to_owned()))?;
-    let synced = tokio::select! {
-        synced = uplink.sync(limit, |_| ()) => synced,
-        () = uplink.run(true, std::future::pending()) => Vec::new(),
+    let stop = CancellationToken::new();
+    let running = uplink.run(stop.clone());
+    let syncing = async {
+        let end = uplink.sync(limit, |_| ()).await;
+        stop.cancel();
+        end
     };
-    let mut answer = result(uplink.parent(), &synced);
-    let links = uplink.links().borrow().clone();
-    if !answer.complete
-        && let Some(link) = links.values().find(|link| !link.reason.is_empty())
-    {
-        answer.reason = format!("{}; {}", answer.reason, link.reason);
-    }
+    let ((), end) = tokio::join!(running, syncing);
     ledger.stop().await;
-    Ok(answer)
+    Ok(synced(uplink.parent(), &end))
 }
 
 fn print(answer: &SyncParentResponse, output: Output) {
@@ -143,15 +141,10 @@ fn print(answer: &SyncParentResponse, output: Output) {
 }
 
 fn exit(answer: &SyncParentResponse) -> Exit {
-    let behind = answer.logs.iter().any(|log| log.cosigned_after < log.size);
-    let nothing = answer
-        .logs
-        .iter()
-        .all(|log| log.cosigned_after == log.cosigned_before);
-    match (answer.complete, behind, nothing) {
-        (true, ..) => Exit::Done,
-        (false, true, true) if answer.reason.contains("cannot reach") => Exit::NotReached,
-        (false, true, _) if answer.reason.contains("in time") => Exit::Behind,
+    match &answer.reason {
+        _ if answer.complete => Exit::Done,
+        reason if reason.contains("cannot reach") => Exit::NotReached,
+        reason if reason.contains("in time") => Exit::Behind,
         _ => Exit::Refused,
     }
 }

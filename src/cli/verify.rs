@@ -10,7 +10,7 @@ use super::{
     CliError, Exit,
     client::{
         Client, ClientError,
-        commands::Connection,
+        args::Connection,
         dynamic::{RegisterApi, sub, subs, text},
         method,
         table::{number, table},

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rcgen::{
@@ -13,7 +14,7 @@ use rcgen::{
 
 use crate::{
     storage::durable,
-    types::{Identity, Role},
+    types::{Clock as _, Identity, Role, SystemClock},
 };
 
 /// Days that a certificate lives by default.
@@ -156,10 +157,14 @@ fn params(name: &str, days: u32) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     // An hour back, so that a peer whose clock is a little behind accepts it at once.
-    let now = std::time::SystemTime::now();
-    params.not_before = (now - std::time::Duration::from_secs(3_600)).into();
-    params.not_after = (now + std::time::Duration::from_secs(86_400 * u64::from(days))).into();
+    let now = std::time::UNIX_EPOCH + since_epoch(SystemClock.now());
+    params.not_before = (now - Duration::from_secs(3_600)).into();
+    params.not_after = (now + Duration::from_secs(86_400 * u64::from(days))).into();
     params
+}
+
+fn since_epoch(now: jiff::Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0))
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> PkiError {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     proto::ledger::v1 as pb,
-    storage::{Frame, FrameKind, LogStore, StateStore, StorageError},
+    storage::{Batch, Frame, FrameKind, LogStore, StateStore, StorageError},
     types::{LogIndex, LogNo},
 };
 
@@ -126,12 +126,13 @@ pub fn apply(
         FrameKind::Entry => {
             let tree = trees.entry(frame.log).or_default();
             tree.push(leaf_hash(&frame.payload), |tile| {
-                put_tile(staged, frame.log, &tile)
+                put_tile(staged, frame.log, &tile);
             });
             staged.put(keys::size(frame.log), tree.size().to_be_bytes().to_vec());
             apply_entry(frame, rules, entries, staged)?;
         }
     }
+    staged.end_frame();
     Ok(())
 }
 
@@ -185,7 +186,9 @@ fn apply_entry(
     }
     let previous = before.map(|head| entries.get(head.entry)).transpose()?;
     let previous = previous.as_ref().map(revision);
-    rules.index(&entry.name, previous, revision(&entry), staged.batch());
+    let mut batch = Batch::default();
+    rules.index(&entry.name, previous, revision(&entry), &mut batch);
+    staged.extend(batch);
     Ok(())
 }
 
@@ -234,9 +237,9 @@ fn count(
         None => {}
     }
     if entry.withdrawn() {
-        counts.withdrawn += 1
+        counts.withdrawn += 1;
     } else {
-        counts.live += 1
+        counts.live += 1;
     }
     staged.put(key, counts.to_bytes());
     Ok(())

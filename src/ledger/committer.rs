@@ -24,12 +24,14 @@ use super::{
     keys,
     merkle::leaf_hash,
     note::{Checkpoint, NodeKey, Note, VerifierKey},
+    open::Applied,
     rules::{Change, Intent, JudgeError, Proposal, Rules},
+    staged::Chunk,
     staged::{Staged, StateRead},
 };
 use crate::{
     proto::ledger::v1::{self as pb, Action},
-    storage::{Frame, FrameKind, LogStore, SlotFile, StateStore, StorageError},
+    storage::{Frame, FrameKind, LogStore, Position, SlotFile, StateStore, StorageError},
     types::{Clock, LedgerTime, LogIndex, LogNo, Reason, RecordName, Refusal},
 };
 
@@ -115,6 +117,8 @@ impl Committer {
                 Ok(None) => {}
                 Ok(Some(stopped)) => {
                     let _ = self.settle();
+                    // The stores are let go first: whoever waits may open them again.
+                    drop(self);
                     let _ = stopped.send(());
                     return;
                 }
@@ -182,11 +186,9 @@ impl Committer {
             ..
         } = group;
         if !frames.is_empty() {
+            let start = journal.end();
             let end = journal.append(&frames)?;
-            let mut batch = staged.into_batch();
-            let applied = end.0.to_be_bytes().to_vec();
-            batch.changes.insert(keys::APPLIED.to_vec(), Some(applied));
-            state.apply(batch)?;
+            apply_chunks(state.as_ref(), staged.into_chunks(), start, end)?;
             self.publish(end, touched)?;
         }
         let published = self.published.borrow().clone();
@@ -409,7 +411,8 @@ impl Committer {
         if tree.size() != batch.start {
             return Ok(Mirrored::Elsewhere(tree.size()));
         }
-        if !matches!(*self.intake.borrow(), Intake::Open) {
+        // A node that is behind its parent with its own log may go on with others'.
+        if matches!(*self.intake.borrow(), Intake::Full | Intake::Failed(_)) {
             return Ok(Mirrored::NoSpace);
         }
         let leaves: Vec<_> = batch.entries.iter().map(|bytes| leaf_hash(bytes)).collect();
@@ -469,7 +472,7 @@ impl Committer {
     /// Signs the own log's new head, keeps it outside the journal, and lets readers see the group.
     fn publish(
         &mut self,
-        end: crate::storage::Position,
+        end: Position,
         touched: BTreeMap<LogNo, Touch>,
     ) -> Result<(), StorageError> {
         let mut next = Published::clone(&self.published.borrow());
@@ -525,6 +528,34 @@ impl Drop for Committer {
                 .send_replace(Intake::Failed("the committer panicked".to_owned()));
         }
     }
+}
+
+/// Applies what a durable group changes, chunk by chunk, each with the position that it reflects.
+fn apply_chunks(
+    state: &dyn StateStore,
+    chunks: Vec<Chunk>,
+    start: Position,
+    end: Position,
+) -> Result<(), StorageError> {
+    let last = chunks.len().saturating_sub(1);
+    for (at, mut chunk) in chunks.into_iter().enumerate() {
+        let applied = match at == last {
+            true => Applied {
+                position: end,
+                frames: 0,
+            },
+            false => Applied {
+                position: start,
+                frames: chunk.frames,
+            },
+        };
+        chunk
+            .batch
+            .changes
+            .insert(keys::APPLIED.to_vec(), Some(applied.to_bytes()));
+        state.apply(chunk.batch)?;
+    }
+    Ok(())
 }
 
 /// The first answer of a request that was made before; `None` for a new request.

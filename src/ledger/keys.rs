@@ -3,7 +3,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `!applied` | position of the journal that the state reflects, u64 |
+//! | `!applied` | what the state reflects: a journal position u64, and frames behind it u32 |
 //! | `!format` | version of this layout, u32 |
 //! | `l` log u32 | `hefu.ledger.v1.Log`: origin and key |
 //! | `o` origin | log u32 |
@@ -63,6 +63,12 @@ pub fn size(log: LogNo) -> Vec<u8> {
 #[must_use]
 pub fn newest_checkpoint(log: LogNo) -> Vec<u8> {
     of_log(b'k', log)
+}
+
+/// Prefix of a log's checkpoints by size.
+#[must_use]
+pub fn checkpoints(log: LogNo) -> Vec<u8> {
+    of_log(b'c', log)
 }
 
 /// See the table.

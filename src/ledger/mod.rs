@@ -205,7 +205,7 @@ pub enum Mirrored {
     Elsewhere(u64),
     /// The log is quarantined, perhaps for this batch.
     Quarantined(String),
-    /// The node takes nothing in now.
+    /// The disk is below its watermark, or storage failed.
     NoSpace,
     /// No such log.
     Unknown,
@@ -457,7 +457,7 @@ impl Ledger {
     /// As [`StateStore::get`].
     pub fn checkpoint_from(&self, log: LogNo, size: u64) -> Result<Option<Note>, StorageError> {
         let prefix = keys::checkpoint(log, size);
-        let end = KeyRange::prefix(&prefix[..5]).end;
+        let end = KeyRange::prefix(&keys::checkpoints(log)).end;
         let found = self
             .state
             .scan(KeyRange { start: prefix, end }, false)

@@ -176,11 +176,10 @@ fn catch_up(options: &Options) -> Result<Trees, OpenError> {
     if !check_format(state)? {
         return Err(OpenError::StateAhead);
     }
-    let mut at = applied(state)?;
-    let end = journal.end();
-    if at > end {
+    let Some(mut at) = applied(journal, state)? else {
         return Err(OpenError::StateAhead);
-    }
+    };
+    let end = journal.end();
     let mut trees = Trees::new();
     for pair in state.scan(KeyRange::prefix(keys::LOGS), false) {
         let (key, _) = pair?;
@@ -220,9 +219,71 @@ pub(super) fn replay(
         }
         apply(frame, rules, &entries, trees, &mut staged)?;
     }
-    staged.put(keys::APPLIED.to_vec(), next.0.to_be_bytes().to_vec());
-    state.apply(staged.into_batch())?;
+    let chunks = staged.into_chunks();
+    let last = chunks.len().saturating_sub(1);
+    for (at, mut chunk) in chunks.into_iter().enumerate() {
+        let behind = usize::try_from(chunk.frames).unwrap_or(usize::MAX);
+        let position = match scan.frames.get(behind) {
+            Some((position, _)) if at < last => *position,
+            _ => next,
+        };
+        let applied = Applied {
+            position,
+            frames: 0,
+        };
+        chunk
+            .batch
+            .changes
+            .insert(keys::APPLIED.to_vec(), Some(applied.to_bytes()));
+        state.apply(chunk.batch)?;
+    }
     Ok(next)
+}
+
+/// What a state reflects: everything before a position, and so many frames behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Applied {
+    pub position: Position,
+    pub frames: u32,
+}
+
+impl Applied {
+    pub fn to_bytes(self) -> Vec<u8> {
+        [
+            &self.position.0.to_be_bytes()[..],
+            &self.frames.to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (position, frames) = bytes.split_first_chunk::<8>()?;
+        let position = Position(u64::from_be_bytes(*position));
+        Some(Self {
+            position,
+            frames: u32::from_be_bytes(frames.try_into().ok()?),
+        })
+    }
+
+    /// Where the first frame lies that is not reflected; `None` where the journal is shorter.
+    fn resolve(self, journal: &dyn LogStore) -> Result<Option<Position>, StorageError> {
+        let (mut at, mut left) = (
+            self.position,
+            usize::try_from(self.frames).unwrap_or(usize::MAX),
+        );
+        if at > journal.end() {
+            return Ok(None);
+        }
+        while left > 0 && at < journal.end() {
+            let scan = journal.scan(at, REPLAY_BYTES)?;
+            match scan.frames.get(left) {
+                Some((position, _)) => return Ok(Some(*position)),
+                None => left -= scan.frames.len(),
+            }
+            at = scan.next;
+        }
+        Ok((left == 0).then_some(at))
+    }
 }
 
 /// Marks an empty state with the layout's version; `false` for a state of another one.
@@ -242,11 +303,16 @@ pub(super) fn check_format(state: &dyn StateStore) -> Result<bool, StorageError>
     Ok(true)
 }
 
-/// The position that a state reflects.
-pub(super) fn applied(state: &dyn StateStore) -> Result<Position, StorageError> {
+/// Where the first frame lies that a state does not reflect; `None` for a state of another journal.
+pub(super) fn applied(
+    journal: &dyn LogStore,
+    state: &dyn StateStore,
+) -> Result<Option<Position>, StorageError> {
     let bytes = state.get(keys::APPLIED)?;
-    let position = bytes.and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)));
-    Ok(Position(position.unwrap_or(0)))
+    let applied = bytes
+        .and_then(|bytes| Applied::from_bytes(&bytes))
+        .unwrap_or_default();
+    applied.resolve(journal)
 }
 
 fn published(

@@ -34,42 +34,87 @@ impl<S: StateStore + ?Sized> StateRead for &S {
     }
 }
 
-/// Pending changes over a store.
+/// Changes at which a chunk is closed: with one more frame it stays what a store applies at once.
+const CHUNK: usize = 200;
+
+/// Changes that belong together: a store that has them reflects whole frames.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// Frames reflected from the first staged one on, once this chunk is applied.
+    pub frames: u32,
+    /// The changes.
+    pub batch: Batch,
+}
+
+/// Pending changes over a store: all of them to read, and in chunks to apply.
+///
+/// A kill may come between two applications. Chunks end where frames end, so that the state always
+/// reflects whole frames, and recovery goes on with the next.
 pub struct Staged<'a> {
     store: &'a dyn StateStore,
-    batch: Batch,
+    pending: Batch,
+    chunks: Vec<Chunk>,
+    open: Batch,
+    frames: u32,
 }
 
 impl<'a> Staged<'a> {
     /// Nothing pending yet.
     #[must_use]
     pub fn new(store: &'a dyn StateStore) -> Self {
+        let (pending, open) = (Batch::default(), Batch::default());
         Self {
             store,
-            batch: Batch::default(),
+            pending,
+            chunks: Vec::new(),
+            open,
+            frames: 0,
         }
-    }
-
-    /// The pending changes, to add to.
-    pub fn batch(&mut self) -> &mut Batch {
-        &mut self.batch
-    }
-
-    /// The pending changes, to apply.
-    #[must_use]
-    pub fn into_batch(self) -> Batch {
-        self.batch
     }
 
     /// Sets a key.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.batch.changes.insert(key, Some(value));
+        self.change(key, Some(value));
+    }
+
+    /// Adds changes.
+    pub fn extend(&mut self, batch: Batch) {
+        for (key, value) in batch.changes {
+            self.change(key, value);
+        }
+    }
+
+    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.open.changes.insert(key.clone(), value.clone());
+        self.pending.changes.insert(key, value);
+    }
+
+    /// A frame is reflected whole.
+    pub fn end_frame(&mut self) {
+        self.frames += 1;
+        if self.open.changes.len() >= CHUNK {
+            let batch = std::mem::take(&mut self.open);
+            self.chunks.push(Chunk {
+                frames: self.frames,
+                batch,
+            });
+        }
+    }
+
+    /// The pending changes, in the order in which they must be applied.
+    #[must_use]
+    pub fn into_chunks(mut self) -> Vec<Chunk> {
+        self.chunks.push(Chunk {
+            frames: self.frames,
+            batch: self.open,
+        });
+        self.chunks
     }
 }
 
 impl StateRead for Staged<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        match self.batch.changes.get(key) {
+        match self.pending.changes.get(key) {
             Some(pending) => Ok(pending.as_ref().map(|value| Bytes::copy_from_slice(value))),
             None => self.store.get(key),
         }
@@ -79,7 +124,7 @@ impl StateRead for Staged<'_> {
         &self,
         range: KeyRange,
     ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + '_> {
-        let pending = pending_in(&self.batch.changes, &range);
+        let pending = pending_in(&self.pending.changes, &range);
         let stored = self.store.scan(range, false).peekable();
         Box::new(Merged {
             stored,

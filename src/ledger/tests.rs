@@ -190,7 +190,7 @@ async fn a_retry_gets_the_first_answer_for_ever() {
     let ledger = store.open().await;
     let request = Some((RequestId::random(), [1; 32]));
     let proposal = Proposal {
-        request: request.clone(),
+        request,
         ..submit("R-1", "a")
     };
     let first = one(&ledger, proposal.clone()).await.unwrap();
@@ -370,6 +370,101 @@ async fn an_audit_names_what_is_wrong() {
             .0
             .contains("agencies/qidong-emergency/notes/R-7")
     );
+}
+
+/// A state whose process is killed before an application of the test's choice.
+struct Killed {
+    inner: Arc<MemoryState>,
+    left: std::sync::atomic::AtomicUsize,
+}
+
+impl StateStore for Killed {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        StateStore::get(self.inner.as_ref(), key)
+    }
+
+    fn scan<'a>(
+        &'a self,
+        range: KeyRange,
+        reverse: bool,
+    ) -> Box<dyn Iterator<Item = Result<crate::storage::KeyValue, StorageError>> + Send + 'a> {
+        StateStore::scan(self.inner.as_ref(), range, reverse)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), StorageError> {
+        use std::sync::atomic::Ordering::SeqCst;
+        assert!(
+            batch.changes.len() <= 256,
+            "a store applies {} in parts",
+            batch.changes.len()
+        );
+        let left = self.left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
+        if left.is_err() {
+            return Err(StorageError::Poisoned);
+        }
+        self.inner.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        0
+    }
+}
+
+/// A group of many entries is applied in several steps; a kill between any two of them leaves a state that
+/// reflects whole frames, and the next start goes on behind them.
+#[tokio::test]
+async fn a_kill_between_two_applications_of_a_group_loses_and_doubles_nothing() {
+    for kill_at in 0..12 {
+        let store = Store::new("qidong");
+        store.open().await.stop().await;
+        let killed = Killed {
+            inner: store.state.clone(),
+            left: kill_at.into(),
+        };
+        let options = Options {
+            state: Arc::new(killed),
+            ..store.options()
+        };
+        let ledger = Ledger::open(options).await.unwrap();
+        let group: Vec<_> = (0..700)
+            .map(|n| submit(&format!("R-{}", n % 400), &n.to_string()))
+            .collect();
+        let answered = ledger.submit(group).await;
+        drop(ledger);
+        let ledger = store.open().await;
+        assert_eq!(
+            ledger.log("").unwrap().tree.size(),
+            700,
+            "durable, answered or not"
+        );
+        assert_eq!(
+            ledger.counts().unwrap()[0].2,
+            Counts {
+                live: 400,
+                withdrawn: 0
+            }
+        );
+        assert_eq!(ledger.unindexed(LogNo::OWN).unwrap(), 0);
+        ledger.stop().await;
+        let report = audit::audit(
+            store.journal.as_ref(),
+            Some(store.state.as_ref()),
+            &MemoryState::default(),
+            &Plain,
+            &mut |_, _| (),
+        )
+        .unwrap();
+        assert_eq!(
+            report.defects,
+            Vec::new(),
+            "killed before application {kill_at}"
+        );
+        assert!(answered.is_err() || kill_at > 5);
+    }
 }
 
 /// Everything that a state holds.

@@ -1,349 +1,440 @@
-//! The parent's side: trusts nothing that it has not hashed.
+//! The parent's side: a session for each child. It takes what it can verify, log by log, and keeps
+//! what contradicts as evidence.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{VERSIONS, batch::MAX_ENTRIES, status::Children};
+use futures::{Stream, StreamExt as _};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Agreement, Board, MAX_LOGS, VERSION, agreement,
+    batch::{check, hashes_to},
+    board::{Carrying, Receipts},
+    offer::Offered,
+    signed_checkpoint,
+};
 use crate::{
-    ledger::{
-        Ledger, LogView, MirrorBatch, Mirrored,
-        note::{KeyUse, MAX_FOREIGN_NOTE_BYTES, Note, VerifierKey},
+    ledger::{Intake, LogView, MirrorBatch, Mirrored, SubmitError, note::Note},
+    proto::replication::v1::{
+        self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
-    proto::{
-        error::v1::ErrorReason,
-        replication::v1::{
-            Batch, Cosigned, Hello, LogOffer, LogPosition, Refused, ReplicateResponse, Welcome,
-            replicate_response::Message,
-        },
-    },
-    types::{Clock, LogNo, NodeId, Origin, Reason, Refusal, TrustDomain},
+    storage::StorageError,
+    types::{LogNo, NodeId, Origin, Reason, Refusal},
 };
 
-/// What all sessions of a parent share.
+/// A child that has not introduced itself by then is let go.
+const HELLO: Duration = Duration::from_secs(20);
+
+/// Where answers to a child go.
+pub type Answers = mpsc::Sender<Result<pb::ReplicateResponse, Refusal>>;
+
+/// Takes what children send.
 #[derive(Clone)]
 pub struct Mirror {
-    /// The ledger.
-    pub ledger: Ledger,
-    /// What was heard.
-    pub children: Arc<Children>,
-    /// The trust domain: origins of another are refused.
-    pub trust_domain: TrustDomain,
-    /// This node.
-    pub node: NodeId,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
+    board: Arc<Board>,
+    shutdown: CancellationToken,
 }
 
-/// One child's stream.
-pub struct Session {
-    mirror: Mirror,
-    child: NodeId,
-    logs: BTreeMap<String, Carried>,
-}
-
-/// A log that the child carries.
-struct Carried {
-    log: LogNo,
-    key: VerifierKey,
-    /// For each node above, the size of its newest cosignature that the child was sent.
-    relayed: BTreeMap<String, i64>,
-}
-
-/// One log that is refused; the others go on.
-type LogRefused = (Reason, String, u64);
-
-impl Session {
-    /// A session with the child that the certificate names.
+impl Mirror {
+    /// The parent's side of a node, until `shutdown`.
     #[must_use]
-    pub fn new(mirror: Mirror, child: NodeId) -> Self {
-        Self {
-            mirror,
+    pub fn new(board: Arc<Board>, shutdown: CancellationToken) -> Self {
+        Self { board, shutdown }
+    }
+
+    /// Serves one child, whose certificate names it, until its messages end.
+    ///
+    /// # Errors
+    /// Why the session as a whole is ended; a log that is refused does not end it.
+    pub async fn serve<S>(
+        &self,
+        child: NodeId,
+        mut messages: S,
+        answers: Answers,
+    ) -> Result<(), Refusal>
+    where
+        S: Stream<Item = Result<pb::ReplicateRequest, Refusal>> + Send + Unpin,
+    {
+        let first = timeout(HELLO, messages.next()).await;
+        let hello = match first {
+            Ok(Some(first)) => match first?.message {
+                Some(Request::Hello(hello)) => hello,
+                _ => return Err(malformed("the first message must be a Hello")),
+            },
+            Ok(None) => return Ok(()),
+            Err(_) => return Err(Refusal::new(Reason::DeadlineExceeded)),
+        };
+        let mut receipts = self.board.receipts();
+        let mut session = Session {
+            carrying: self.board.open_session(&child),
             child,
+            answers,
             logs: BTreeMap::new(),
-        }
-    }
-
-    /// Answers the first message.
-    ///
-    /// # Errors
-    /// [`Reason::ProtocolUnsupported`], [`Reason::CheckpointInvalid`] for a child that offers another's
-    /// log as its own, [`Reason::StorageFailed`]: the stream ends.
-    pub async fn hello(&mut self, hello: Hello) -> Result<Vec<ReplicateResponse>, Refusal> {
-        let (low, high) = VERSIONS;
-        if hello.version_min > high || hello.version_max < low {
-            let (min, max) = (hello.version_min, hello.version_max);
-            let en = format!("this node speaks {low} to {high}, the child {min} to {max}");
-            let zh = format!("本节点支持 {low} 至 {high}，下级支持 {min} 至 {max}");
-            return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, zh));
-        }
-        let own = hello
-            .logs
-            .first()
-            .and_then(|offer| offer.origin.parse::<Origin>().ok());
-        if own.as_ref().map(Origin::node) != Some(&self.child) {
-            let en = "the first log offered must be the child's own";
-            return Err(
-                Refusal::new(Reason::CheckpointInvalid).because(en, "首个日志应为下级自身的日志")
-            );
-        }
-        self.offers(hello.logs, hello.version_max.min(high)).await
-    }
-
-    /// Answers a log that appeared later.
-    ///
-    /// # Errors
-    /// [`Reason::StorageFailed`].
-    pub async fn offer(&mut self, offer: LogOffer) -> Result<Vec<ReplicateResponse>, Refusal> {
-        self.offers(vec![offer], VERSIONS.1).await
-    }
-
-    async fn offers(
-        &mut self,
-        offers: Vec<LogOffer>,
-        version: u32,
-    ) -> Result<Vec<ReplicateResponse>, Refusal> {
-        let (mut logs, mut refused) = (Vec::new(), Vec::new());
-        for offer in offers {
-            match self.take_offer(&offer).await? {
-                Ok(position) => logs.push(position),
-                Err(why) => refused.push(refusal(&offer.origin, why)),
-            }
-        }
-        let welcome = Welcome {
-            version,
-            node: self.mirror.node.to_string(),
-            verifier_key: self.mirror.ledger.key().cosigner_key().to_string(),
-            logs,
-        };
-        let mut answers = vec![message(Message::Welcome(welcome))];
-        answers.append(&mut refused);
-        answers.append(&mut self.relays()?);
-        Ok(answers)
-    }
-
-    /// Pins a log to its key, and checks what it says of itself against what is held.
-    async fn take_offer(
-        &mut self,
-        offer: &LogOffer,
-    ) -> Result<Result<LogPosition, LogRefused>, Refusal> {
-        let key = match self.check_key(offer) {
-            Ok(key) => key,
-            Err(why) => return Ok(Err((Reason::CheckpointInvalid, why, 0))),
-        };
-        let ledger = self.mirror.ledger.clone();
-        if ledger
-            .log(&offer.origin)
-            .is_some_and(|view| view.key != key)
-        {
-            let why = "the log is pinned to another key".to_owned();
-            return Ok(Err((Reason::LogForked, why, 0)));
-        }
-        let registered = ledger.register(key.clone()).await;
-        let log = registered.map_err(|_| Refusal::new(Reason::StorageFailed))?;
-        let Some(view) = ledger.log(&offer.origin) else {
-            return Err(Refusal::new(Reason::StorageFailed));
-        };
-        let signed = match self.check_checkpoint(offer, &view).await? {
-            Ok(signed) => signed,
-            Err(why) => return Ok(Err(why)),
-        };
-        let now = self.mirror.clock.now();
-        self.mirror
-            .children
-            .heard(&offer.origin, &self.child, signed, now);
-        let carried = Carried {
-            log,
-            key,
+            told: 0,
             relayed: BTreeMap::new(),
         };
-        self.logs.insert(offer.origin.clone(), carried);
-        Ok(Ok(LogPosition {
+        tracing::info!(child = %session.child, logs = hello.logs.len(), "child connected");
+        session.greet(hello).await?;
+        loop {
+            session.tell(&mut receipts).await;
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(message) => session.take(message?).await?,
+                    None => return Ok(()),
+                },
+                changed = receipts.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    receipts.mark_changed();
+                }
+                () = self.shutdown.cancelled() => return Err(Reason::ShuttingDown.into()),
+            }
+        }
+    }
+}
+
+/// What goes wrong with a message.
+enum Fault {
+    /// This log or batch is refused; the others go on.
+    Log(Refusal),
+    /// The batch starts elsewhere than where the log ends: here.
+    Elsewhere(u64),
+    /// The session ends.
+    Session(Refusal),
+}
+
+impl From<SubmitError> for Fault {
+    fn from(_: SubmitError) -> Self {
+        Self::Session(Reason::ShuttingDown.into())
+    }
+}
+
+impl From<StorageError> for Fault {
+    fn from(error: StorageError) -> Self {
+        tracing::error!(%error, "replication cannot read what is stored");
+        Self::Session(Reason::DataDamaged.into())
+    }
+}
+
+fn malformed(en: &str) -> Refusal {
+    Refusal::new(Reason::RequestMalformed).because(en, "不符合复制协议")
+}
+
+struct Session {
+    carrying: Carrying,
+    child: NodeId,
+    answers: Answers,
+    /// What the child carries, by origin.
+    logs: BTreeMap<String, LogNo>,
+    /// Logs that the child had when it was last told of cosignatures from above.
+    told: usize,
+    /// The sizes of those.
+    relayed: BTreeMap<(LogNo, String), i64>,
+}
+
+impl Session {
+    fn board(&self) -> &Arc<Board> {
+        self.carrying.board()
+    }
+
+    async fn answer(&self, message: Response) {
+        let response = pb::ReplicateResponse {
+            message: Some(message),
+        };
+        // A child that is gone ends the stream of its messages too.
+        let _ = self.answers.send(Ok(response)).await;
+    }
+
+    async fn greet(&mut self, hello: pb::Hello) -> Result<(), Refusal> {
+        if hello.version_min > VERSION || hello.version_max < VERSION {
+            let (low, high) = (hello.version_min, hello.version_max);
+            let en = format!("this node speaks version {VERSION}, the child {low} to {high}");
+            return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, "协议版本不兼容"));
+        }
+        self.check_own(&hello)?;
+        let (mut positions, mut refused) = (Vec::new(), Vec::new());
+        // Logs that are known come first: they say which nodes lie below this child.
+        let (known, new): (Vec<_>, Vec<_>) = hello
+            .logs
+            .iter()
+            .partition(|offer| self.board().ledger().log(&offer.origin).is_some());
+        for offer in known.into_iter().chain(new) {
+            match self.offer(offer).await {
+                Ok(position) => positions.push(position),
+                Err(fault) => refused.push(self.refusal(&offer.origin, fault)?),
+            }
+        }
+        self.welcome(positions).await;
+        for refused in refused {
+            self.answer(Response::Refused(refused)).await;
+        }
+        Ok(())
+    }
+
+    /// The first log must be the child's own.
+    fn check_own(&self, hello: &pb::Hello) -> Result<(), Refusal> {
+        if hello.logs.len() > MAX_LOGS {
+            return Err(malformed("too many logs are offered"));
+        }
+        let first = hello
+            .logs
+            .first()
+            .map(|offer| offer.origin.parse::<Origin>());
+        match first {
+            Some(Ok(origin)) if *origin.node() == self.child => Ok(()),
+            _ => Err(malformed("the first log must be the child's own")),
+        }
+    }
+
+    async fn welcome(&self, logs: Vec<pb::LogPosition>) {
+        let board = self.board();
+        let welcome = pb::Welcome {
+            version: VERSION,
+            node: board.own().node().to_string(),
+            verifier_key: board.ledger().key().cosigner_key().to_string(),
+            logs,
+        };
+        self.answer(Response::Welcome(welcome)).await;
+    }
+
+    async fn take(&mut self, message: pb::ReplicateRequest) -> Result<(), Refusal> {
+        match message.message {
+            Some(Request::Batch(batch)) => {
+                let origin = batch.origin.clone();
+                let answer = match self.batch(batch).await {
+                    Ok(cosigned) => Response::Cosigned(cosigned),
+                    Err(fault) => Response::Refused(self.refusal(&origin, fault)?),
+                };
+                self.answer(answer).await;
+                Ok(())
+            }
+            Some(Request::Offer(offer)) => {
+                let offer = offer.log.unwrap_or_default();
+                match self.offer(&offer).await {
+                    Ok(position) => self.welcome(vec![position]).await,
+                    Err(fault) => {
+                        let refused = self.refusal(&offer.origin, fault)?;
+                        self.answer(Response::Refused(refused)).await;
+                    }
+                }
+                Ok(())
+            }
+            Some(Request::Hello(_)) => Err(malformed("a Hello comes once")),
+            None => Err(malformed("the message is empty, or of a later version")),
+        }
+    }
+
+    /// What the child is told of a fault; the refusal itself where it ends the session.
+    fn refusal(&self, origin: &str, fault: Fault) -> Result<pb::Refused, Refusal> {
+        let (refusal, size) = match fault {
+            Fault::Session(refusal) => return Err(refusal),
+            Fault::Elsewhere(size) => {
+                let en = format!("the log goes on at {size}");
+                let refusal = Refusal::new(Reason::IndexOutOfRange);
+                (refusal.because(en, format!("应从 {size} 继续")), size)
+            }
+            Fault::Log(refusal) => {
+                tracing::warn!(child = %self.child, origin, %refusal, "a log is refused");
+                if let Some(log) = self.logs.get(origin) {
+                    self.carrying.refused(*log, &refusal.to_string());
+                }
+                (refusal, 0)
+            }
+        };
+        Ok(pb::Refused {
+            origin: origin.to_owned(),
+            reason: refusal.reason.number(),
+            message: refusal.en,
+            size,
+        })
+    }
+
+    async fn offer(&mut self, offer: &pb::LogOffer) -> Result<pb::LogPosition, Fault> {
+        let domain = self.board().own().domain();
+        let offered = Offered::parse(offer, domain).map_err(Fault::Log)?;
+        let view = self.admit(&offered).await?;
+        self.logs.insert(offer.origin.clone(), view.log);
+        if let Some(reason) = &view.quarantined {
+            return Err(Fault::Log(forked(reason)));
+        }
+        let signed = offered
+            .note
+            .as_ref()
+            .map_or(0, |note| note.checkpoint().size);
+        if let Some(note) = offered.note {
+            self.compare(&view, note).await?;
+        }
+        self.carrying.heard(view.log, signed);
+        Ok(pb::LogPosition {
             origin: offer.origin.clone(),
             size: view.tree.size(),
             cosigned: view.note.clone(),
-        }))
+        })
     }
 
-    fn check_key(&self, offer: &LogOffer) -> Result<VerifierKey, String> {
-        let origin: Origin = offer.origin.parse().map_err(|e| format!("origin: {e}"))?;
-        if *origin.domain() != self.mirror.trust_domain {
-            return Err("the origin is of another trust domain".to_owned());
+    /// The log of an offer: held under this very key, or registered now.
+    async fn admit(&self, offered: &Offered) -> Result<Arc<LogView>, Fault> {
+        let ledger = self.board().ledger();
+        let origin = offered.origin.as_str();
+        if ledger.log(origin).is_none() {
+            self.may_bring(&offered.origin).map_err(Fault::Log)?;
+            ledger.register(offered.key.clone()).await?;
         }
-        if *origin.node() == self.mirror.node {
-            return Err("the origin is this node itself".to_owned());
+        let view = ledger.log(origin);
+        let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
+        if view.log == LogNo::OWN {
+            return Err(Fault::Log(malformed("the log is this node's own")));
         }
-        let key: VerifierKey = offer.verifier_key.parse().map_err(|e| format!("{e}"))?;
-        if key.purpose() != KeyUse::Log || key.name() != offer.origin {
-            return Err("the key is not that of the origin".to_owned());
+        if view.key != offered.key {
+            return Err(Fault::Log(forked("it is known under another key")));
         }
-        Ok(key)
+        Ok(view)
     }
 
-    /// What the origin signed must agree with what is held; if it does not, both are evidence.
-    async fn check_checkpoint(
-        &self,
-        offer: &LogOffer,
-        view: &LogView,
-    ) -> Result<Result<u64, LogRefused>, Refusal> {
+    /// Whether this child may bring a log that was never seen: one of its own, or one of a node that is not
+    /// known to lie elsewhere.
+    fn may_bring(&self, origin: &Origin) -> Result<(), Refusal> {
+        let board = self.board();
+        let (node, logs) = (origin.node(), &board.ledger().published().logs);
+        if logs.len() >= MAX_LOGS {
+            let en = format!("this node holds {MAX_LOGS} logs, and takes no more");
+            return Err(Refusal::new(Reason::Overloaded).because(en, "日志数量已达上限"));
+        }
+        if *node == self.child {
+            return Ok(());
+        }
+        let elsewhere = || {
+            let mut known = logs.values().filter(|view| view.node() == node.as_str());
+            let carried = |view: &Arc<LogView>| self.logs.contains_key(view.origin());
+            let first = known.next();
+            first.is_some_and(|view| !carried(view) && !known.any(carried))
+        };
+        if node == board.own().node() || board.is_direct(node) || elsewhere() {
+            let en = format!("{} does not speak for node {node}", self.child);
+            return Err(Refusal::new(Reason::CheckpointInvalid).because(en, "该节点不能代报此日志"));
+        }
+        Ok(())
+    }
+
+    /// Compares what a log's origin has signed with what is held. What contradicts it is kept.
+    async fn compare(&self, view: &LogView, note: Note) -> Result<(), Fault> {
+        let ledger = self.board().ledger();
+        if agreement(ledger, view, note.checkpoint())? != Agreement::Contradicts {
+            return Ok(());
+        }
+        let reason = format!(
+            "its origin has signed two roots of size {}",
+            note.checkpoint().size
+        );
+        ledger.quarantine(view.log, note, reason.clone()).await?;
+        Err(Fault::Log(forked(&reason)))
+    }
+
+    async fn batch(&mut self, batch: pb::Batch) -> Result<pb::Cosigned, Fault> {
+        let ledger = self.board().ledger();
+        let log = self.logs.get(&batch.origin);
+        let view = log.and_then(|log| ledger.published().logs.get(log).cloned());
+        let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
         if let Some(reason) = &view.quarantined {
-            return Ok(Err((Reason::LogForked, reason.clone(), view.tree.size())));
+            return Err(Fault::Log(forked(reason)));
         }
-        if offer.checkpoint.is_empty() {
-            return Ok(Ok(0));
+        let note = signed_checkpoint(&batch.checkpoint, &view.key).map_err(Fault::Log)?;
+        check(&batch, note.checkpoint()).map_err(Fault::Log)?;
+        self.compare(&view, note.clone()).await?;
+        if batch.start != view.tree.size() {
+            return Err(Fault::Elsewhere(view.tree.size()));
         }
-        if offer.checkpoint.len() > MAX_FOREIGN_NOTE_BYTES {
-            let why = "the checkpoint is too long".to_owned();
-            return Ok(Err((Reason::CheckpointInvalid, why, 0)));
-        }
-        let note = offer.checkpoint.parse::<Note>();
-        let verified = note.and_then(|note| note.verify_log(&view.key).map(|_| note.clone()));
-        let note = match verified {
-            Ok(note) => note,
-            Err(error) => return Ok(Err((Reason::CheckpointInvalid, error.to_string(), 0))),
-        };
-        let checkpoint = note.checkpoint();
-        if checkpoint.size <= view.tree.size() {
-            let held = self.mirror.ledger.root_at(view, checkpoint.size);
-            let held = held.map_err(|_| Refusal::new(Reason::DataDamaged))?;
-            if held != checkpoint.root {
-                let size = checkpoint.size;
-                let why = format!("it signed another root at size {size} than it did before");
-                let kept = self
-                    .mirror
-                    .ledger
-                    .quarantine(view.log, note, why.clone())
-                    .await;
-                kept.map_err(|_| Refusal::new(Reason::StorageFailed))?;
-                return Ok(Err((Reason::LogForked, why, view.tree.size())));
-            }
-        }
-        Ok(Ok(checkpoint.size))
-    }
-
-    /// Takes a batch.
-    ///
-    /// # Errors
-    /// [`Reason::StorageFailed`]: the stream ends.
-    pub async fn batch(&mut self, batch: Batch) -> Result<ReplicateResponse, Refusal> {
-        let origin = batch.origin.clone();
-        match self.take_batch(batch).await? {
-            Ok(cosigned) => Ok(message(Message::Cosigned(cosigned))),
-            Err(why) => {
-                let (reason, text, _) = &why;
-                tracing::info!(origin, %reason, text, child = %self.child, "batch refused");
-                Ok(refusal(&origin, why))
-            }
-        }
-    }
-
-    async fn take_batch(&mut self, batch: Batch) -> Result<Result<Cosigned, LogRefused>, Refusal> {
-        let Some(carried) = self.logs.get(&batch.origin) else {
-            return Ok(Err((
-                Reason::LogNotFound,
-                "the log was not offered".to_owned(),
-                0,
+        // Entries bear no signature: what a node in between has spoilt says nothing of the origin.
+        let relayed = view.node() != self.child.as_str();
+        if relayed && !hashes_to(&view, &batch, note.checkpoint()) {
+            let refusal = Refusal::new(Reason::CheckpointInvalid);
+            return Err(Fault::Log(refusal.because(
+                "the entries do not hash to the signed root; they were changed on their way",
+                "条目与签名的根不符，在转送途中被改动",
             )));
-        };
-        let invalid = |why: String| Ok(Err((Reason::CheckpointInvalid, why, 0)));
-        if batch.entries.is_empty() || batch.entries.len() > MAX_ENTRIES {
-            return invalid(format!("a batch has 1 to {MAX_ENTRIES} entries"));
         }
-        if batch.checkpoint.len() > MAX_FOREIGN_NOTE_BYTES {
-            return invalid(format!(
-                "a checkpoint has at most {MAX_FOREIGN_NOTE_BYTES} bytes"
-            ));
-        }
-        let note: Note = match batch.checkpoint.parse() {
-            Ok(note) => note,
-            Err(error) => return invalid(format!("{error}")),
-        };
-        if let Err(error) = note.verify_log(&carried.key) {
-            return invalid(error.to_string());
-        }
-        let now = self.mirror.clock.now();
         let signed = note.checkpoint().size;
-        self.mirror
-            .children
-            .heard(&batch.origin, &self.child, signed, now);
-        let taken = MirrorBatch {
-            log: carried.log,
-            start: batch.start,
-            entries: batch.entries,
-            note,
-        };
-        let mirrored = self.mirror.ledger.mirror(taken).await;
-        match mirrored.map_err(|_| Refusal::new(Reason::StorageFailed))? {
-            Mirrored::Cosigned { size, note } => Ok(Ok(Cosigned {
-                origin: batch.origin,
-                size,
+        let (log, start, entries) = (view.log, batch.start, batch.entries);
+        let mirrored = ledger
+            .mirror(MirrorBatch {
+                log,
+                start,
+                entries,
                 note,
-                verifier_key: self.mirror.ledger.key().cosigner_key().to_string(),
-                node: self.mirror.node.to_string(),
-            })),
-            Mirrored::Elsewhere(size) => Ok(Err((
-                Reason::IndexOutOfRange,
-                format!("the log goes on at {size}"),
-                size,
-            ))),
-            Mirrored::Quarantined(reason) => Ok(Err((Reason::LogForked, reason, 0))),
-            Mirrored::NoSpace => Ok(Err((
-                Reason::StorageFull,
-                "the parent takes nothing in now".to_owned(),
-                0,
-            ))),
-            Mirrored::Unknown => Ok(Err((Reason::LogNotFound, "no such log".to_owned(), 0))),
+            })
+            .await?;
+        let (size, note) = self.mirrored(mirrored)?;
+        self.carrying.heard(log, signed);
+        Ok(pb::Cosigned {
+            origin: batch.origin,
+            size,
+            note,
+            verifier_key: ledger.key().cosigner_key().to_string(),
+            node: self.board().own().node().to_string(),
+        })
+    }
+
+    fn mirrored(&self, mirrored: Mirrored) -> Result<(u64, String), Fault> {
+        match mirrored {
+            Mirrored::Cosigned { size, note } => Ok((size, note)),
+            Mirrored::Elsewhere(size) => Err(Fault::Elsewhere(size)),
+            Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
+            Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),
+            Mirrored::NoSpace => {
+                let failed = matches!(*self.board().ledger().intake().borrow(), Intake::Failed(_));
+                let reason = if failed {
+                    Reason::StorageFailed
+                } else {
+                    Reason::StorageFull
+                };
+                Err(Fault::Session(reason.into()))
+            }
         }
     }
 
-    /// Cosignatures from above that the child has not been sent yet.
-    ///
-    /// # Errors
-    /// [`Reason::StorageFailed`].
-    pub fn relays(&mut self) -> Result<Vec<ReplicateResponse>, Refusal> {
-        let mut answers = Vec::new();
-        for (origin, carried) in &mut self.logs {
-            let found = self.mirror.ledger.cosignatures(carried.log);
-            for cosignature in found.map_err(|_| Refusal::new(Reason::StorageFailed))? {
-                let sent = carried
+    /// Tells the child what nodes above have cosigned of its logs, as far as it was not told.
+    async fn tell(&mut self, receipts: &mut watch::Receiver<Receipts>) {
+        if self.told == self.logs.len() && !receipts.has_changed().unwrap_or(false) {
+            return;
+        }
+        self.told = self.logs.len();
+        let news = self.news(&receipts.borrow_and_update());
+        for cosigned in news {
+            self.answer(Response::Cosigned(cosigned)).await;
+        }
+    }
+
+    fn news(&mut self, receipts: &Receipts) -> Vec<pb::Cosigned> {
+        let mut news = Vec::new();
+        for (origin, log) in &self.logs {
+            let of_log = (*log, String::new())..(LogNo(log.0.saturating_add(1)), String::new());
+            for (place, cosignature) in receipts.range(of_log) {
+                if self
                     .relayed
-                    .entry(cosignature.node.clone())
-                    .or_insert(-1);
-                if *sent >= cosignature.size {
+                    .get(place)
+                    .is_some_and(|told| *told >= cosignature.size)
+                {
                     continue;
                 }
-                *sent = cosignature.size;
-                answers.push(message(Message::Cosigned(Cosigned {
+                self.relayed.insert(place.clone(), cosignature.size);
+                news.push(pb::Cosigned {
                     origin: origin.clone(),
                     size: u64::try_from(cosignature.size).unwrap_or(0),
-                    note: cosignature.note,
-                    verifier_key: cosignature.verifier_key,
-                    node: cosignature.node,
-                })));
+                    note: cosignature.note.clone(),
+                    verifier_key: cosignature.verifier_key.clone(),
+                    node: cosignature.node.clone(),
+                });
             }
         }
-        Ok(answers)
+        news
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.mirror
-            .children
-            .lost(&self.child, self.mirror.clock.now());
-    }
-}
-
-fn message(message: Message) -> ReplicateResponse {
-    ReplicateResponse {
-        message: Some(message),
-    }
-}
-
-fn refusal(origin: &str, (reason, text, size): LogRefused) -> ReplicateResponse {
-    let reason = ErrorReason::try_from(reason.number()).unwrap_or(ErrorReason::Internal);
-    message(Message::Refused(Refused {
-        origin: origin.to_owned(),
-        reason: reason.into(),
-        message: text,
-        size,
-    }))
+fn forked(reason: &str) -> Refusal {
+    Refusal::new(Reason::LogForked).because(reason, "已保留证据，请联系上级运维人员")
 }

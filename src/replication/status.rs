@@ -1,131 +1,110 @@
-//! How replication stands, on both sides; told by what was verified, never by what was hoped.
-
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+//! How a log stands with the parent, and how a child's log stands here.
 
 use jiff::Timestamp;
-use tokio::sync::watch;
 
-use crate::types::NodeId;
+use crate::types::{LedgerTime, LogNo, NodeId};
 
-/// The state of one log's link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a log's replication stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LinkState {
-    /// Everything is cosigned.
+    /// Everything that was signed is cosigned.
     Current,
     /// Connected; entries are on their way.
     CatchingUp,
     /// Not connected.
     Disconnected,
-    /// The parent refused the log.
+    /// Refused, or stopped because something does not fit; the reason says what to do.
     Refused,
-    /// The log contradicts itself.
+    /// Quarantined for a contradiction; evidence is kept.
     Quarantined,
 }
 
-/// One log's link to the parent.
+/// A state, since when, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// The size that the parent has cosigned.
-    pub cosigned: u64,
-    /// The time inside the newest cosignature.
-    pub cosigned_time: Option<Timestamp>,
-    /// The state.
+pub(super) struct Standing {
     pub state: LinkState,
-    /// Since when.
     pub since: Timestamp,
-    /// Why, where the state needs a reason.
     pub reason: String,
 }
 
-impl Link {
-    /// A link that has not been used since the node started.
-    #[must_use]
-    pub fn idle(cosigned: u64, cosigned_time: Option<Timestamp>, now: Timestamp) -> Self {
-        let state = LinkState::Disconnected;
+impl Standing {
+    pub fn new(now: Timestamp) -> Self {
         Self {
-            cosigned,
-            cosigned_time,
-            state,
+            state: LinkState::Disconnected,
             since: now,
             reason: String::new(),
         }
     }
 
-    /// Moves to a state; `since` changes only with it.
-    pub fn enter(&mut self, state: LinkState, reason: &str, now: Timestamp) {
-        if self.state != state || self.reason != reason {
-            self.state = state;
-            self.since = now;
+    /// Takes on a state; the time is that of the change of state, not of the reason.
+    pub fn turn(&mut self, state: LinkState, reason: &str, now: Timestamp) {
+        if self.state != state {
+            (self.state, self.since) = (state, now);
+        }
+        if self.reason != reason {
             reason.clone_into(&mut self.reason);
         }
     }
 }
 
-/// Every log's link to the parent, by origin.
-pub type Links = BTreeMap<String, Link>;
-
-/// The links as others follow them.
-pub type LinksSender = watch::Sender<Links>;
-
-/// What a parent has heard of a log from below.
+/// How one log stands with the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
-    /// The child that carries it.
-    pub carrier: NodeId,
-    /// The largest size that its origin has signed, as far as this node was told.
-    pub signed: u64,
-    /// When it was last heard of.
-    pub time: Timestamp,
-    /// Whether its carrier is connected.
-    pub connected: bool,
-    /// Since when it is connected, or not.
+pub struct UplinkStatus {
+    /// The log's number here.
+    pub log: LogNo,
+    /// Its origin.
+    pub origin: String,
+    /// The parent.
+    pub parent: NodeId,
+    /// Entries here, signed by the origin.
+    pub size: u64,
+    /// Entries that the parent says it holds, under its signature.
+    pub cosigned: u64,
+    /// The state.
+    pub state: LinkState,
+    /// Since when.
     pub since: Timestamp,
+    /// Why, where the state needs it; empty otherwise.
+    pub reason: String,
+    /// The time inside the parent's newest cosignature.
+    pub cosigned_time: Option<LedgerTime>,
 }
 
-/// What a parent has heard of all logs from below since it started.
-#[derive(Debug, Default)]
-pub struct Children(Mutex<BTreeMap<String, Heard>>);
-
-impl Children {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Heard>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A log was heard of.
-    pub fn heard(&self, origin: &str, carrier: &NodeId, signed: u64, now: Timestamp) {
-        let mut held = self.lock();
-        let entry = held.entry(origin.to_owned()).or_insert_with(|| Heard {
-            carrier: carrier.clone(),
-            signed,
-            time: now,
-            connected: true,
-            since: now,
-        });
-        if !entry.connected {
-            entry.connected = true;
-            entry.since = now;
-        }
-        entry.carrier = carrier.clone();
-        entry.signed = entry.signed.max(signed);
-        entry.time = now;
-    }
-
-    /// A child's stream ended.
-    pub fn lost(&self, carrier: &NodeId, now: Timestamp) {
-        for heard in self.lock().values_mut() {
-            if heard.carrier == *carrier && heard.connected {
-                heard.connected = false;
-                heard.since = now;
-            }
-        }
-    }
-
-    /// What was heard of a log.
+impl UplinkStatus {
+    /// Entries that are signed and not cosigned.
     #[must_use]
-    pub fn get(&self, origin: &str) -> Option<Heard> {
-        self.lock().get(origin).cloned()
+    pub fn lag(&self) -> u64 {
+        self.size.saturating_sub(self.cosigned)
+    }
+}
+
+/// How one log from below stands here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildStatus {
+    /// The log's number here.
+    pub log: LogNo,
+    /// The node that is its origin.
+    pub node: String,
+    /// Its origin.
+    pub origin: String,
+    /// Entries that the origin has signed, as far as this node was told.
+    pub signed_size: u64,
+    /// Entries held here, verified and durable; every one of them is cosigned.
+    pub size: u64,
+    /// The state.
+    pub state: LinkState,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, where the state needs it; empty otherwise.
+    pub reason: String,
+    /// When a child last spoke of this log; `None` since this node's start.
+    pub heard: Option<Timestamp>,
+}
+
+impl ChildStatus {
+    /// Entries that are signed and not held here.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.signed_size.saturating_sub(self.size)
     }
 }

@@ -28,7 +28,7 @@ use crate::{
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::replication_service_server::ReplicationServiceServer,
     },
-    replication::{MAX_MESSAGE_BYTES as REPLICATION_BYTES, mirror::Mirror},
+    replication::{MAX_MESSAGE_BYTES as REPLICATION_BYTES, Mirror},
 };
 
 /// Bytes of one message, decompressed, at most: 4 MiB.

@@ -14,14 +14,11 @@ use super::{
     status::{status, storage},
 };
 use crate::{
-    ledger::{Intake, LogView, entry::timestamp, note::Note},
+    ledger::{Counts, Intake, entry::timestamp},
     proto::node::v1::{self as pb, node_service_server::NodeService},
-    replication::{
-        status::{Children, Link, LinkState},
-        uplink::{Synced, Uplink},
-    },
+    replication::{Board, ChildStatus, LinkState, Synced, SyncedLog, Uplink, UplinkStatus},
     storage::durable,
-    types::{LedgerTime, LogNo, NodeId, Reason, Refusal},
+    types::{LedgerTime, LogNo, NodeId, Reason, Refusal, RegisterId},
 };
 
 /// How long a sync may take at most, and by default.
@@ -39,8 +36,8 @@ pub struct Nodes {
     pub certificate_end: Timestamp,
     /// The link to the parent; `None` at the top.
     pub uplink: Option<Arc<Uplink>>,
-    /// What was heard from below.
-    pub children: Arc<Children>,
+    /// How every log stands.
+    pub board: Arc<Board>,
     /// The data folder.
     pub data: PathBuf,
     /// Intake stops below this many free bytes.
@@ -50,16 +47,11 @@ pub struct Nodes {
 impl Nodes {
     fn status(&self) -> Result<pb::GetStatusResponse, Refusal> {
         let ledger = &self.shared.ledger;
-        let published = ledger.published();
         let own = ledger
             .log("")
             .ok_or_else(|| Refusal::new(Reason::StorageFailed))?;
         let (health, health_reason) = health(&ledger.intake().borrow());
         let counts = ledger.counts().map_err(storage)?;
-        let below = published
-            .logs
-            .values()
-            .filter(|view| view.log != LogNo::OWN);
         Ok(pb::GetStatusResponse {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -69,9 +61,12 @@ impl Nodes {
             origin: own.origin().to_owned(),
             size: int(own.tree.size()),
             checkpoint: own.note.clone(),
-            uplinks: self.uplinks(),
-            children: below
-                .map(|view| self.child(view))
+            uplinks: self.board.uplinks().iter().map(uplink).collect(),
+            children: self
+                .board
+                .children()
+                .into_iter()
+                .map(|status| self.child(status, &counts))
                 .collect::<Result<_, _>>()?,
             registers: totals(counts.iter().map(|(id, _, counts)| (id.as_str(), *counts))),
             journal_bytes: int(ledger.journal().bytes_on_disk()),
@@ -85,71 +80,45 @@ impl Nodes {
         })
     }
 
-    fn uplinks(&self) -> Vec<pb::Uplink> {
-        let Some(uplink) = &self.uplink else {
-            return Vec::new();
-        };
-        let links = uplink.links().borrow().clone();
-        let published = self.shared.ledger.published();
-        let idle = Link::idle(0, None, self.started);
-        let logs = published.logs.values().map(|view| {
-            let link = links.get(view.origin()).unwrap_or(&idle);
-            let size = view.tree.size();
-            let lag = size.saturating_sub(link.cosigned);
-            // Entries that came since the link was last looked at: it is not current any more.
-            let state = match link.state {
-                LinkState::Current if lag > 0 => LinkState::CatchingUp,
-                state => state,
-            };
-            pb::Uplink {
-                origin: view.origin().to_owned(),
-                parent: uplink.parent().to_string(),
-                size: int(size),
-                cosigned_size: int(link.cosigned),
-                lag: int(lag),
-                state: link_state(state).into(),
-                since: stamp(Some(link.since)),
-                reason: link.reason.clone(),
-                cosigned_time: stamp(link.cosigned_time),
-            }
-        });
-        logs.collect()
-    }
-
     /// A log from below: what its origin has signed against what this node has cosigned.
-    fn child(&self, view: &LogView) -> Result<pb::Child, Refusal> {
-        let ledger = &self.shared.ledger;
-        let heard = self.children.get(view.origin());
-        let note: Option<Note> = view.note.parse().ok();
-        let cosigned = note.map_or(0, |note| note.checkpoint().size);
-        let signed = heard.as_ref().map_or(0, |heard| heard.signed).max(cosigned);
-        let connected = heard.as_ref().is_some_and(|heard| heard.connected);
-        let state = match (&view.quarantined, connected, cosigned < signed) {
-            (Some(_), ..) => LinkState::Quarantined,
-            (None, false, _) => LinkState::Disconnected,
-            (None, true, true) => LinkState::CatchingUp,
-            (None, true, false) => LinkState::Current,
-        };
-        let counts = ledger.counts().map_err(storage)?;
-        let own = counts.iter().filter(|(_, log, _)| *log == view.log);
+    fn child(
+        &self,
+        status: ChildStatus,
+        counts: &[(RegisterId, LogNo, Counts)],
+    ) -> Result<pb::Child, Refusal> {
+        let lag = status.lag();
+        let own = counts.iter().filter(|(_, log, _)| *log == status.log);
+        let unindexed = self.shared.ledger.unindexed(status.log);
         Ok(pb::Child {
-            node: view.node().to_owned(),
-            origin: view.origin().to_owned(),
-            signed_size: int(signed),
-            size: int(view.tree.size()),
-            cosigned_size: int(cosigned),
-            lag: int(signed.saturating_sub(cosigned)),
-            state: link_state(state).into(),
-            since: stamp(
-                heard
-                    .as_ref()
-                    .map_or(Some(self.started), |heard| Some(heard.since)),
-            ),
-            reason: view.quarantined.clone().unwrap_or_default(),
-            heard_time: stamp(heard.map(|heard| heard.time)),
+            node: status.node,
+            origin: status.origin,
+            signed_size: int(status.signed_size),
+            size: int(status.size),
+            // Whatever is held was cosigned with it.
+            cosigned_size: int(status.size),
+            lag: int(lag),
+            state: link_state(status.state).into(),
+            since: stamp(Some(status.since)),
+            reason: status.reason,
+            heard_time: stamp(status.heard),
             registers: totals(own.map(|(id, _, counts)| (id.as_str(), *counts))),
-            unknown_entries: int(ledger.unindexed(view.log).map_err(storage)?),
+            unknown_entries: int(unindexed.map_err(storage)?),
         })
+    }
+}
+
+/// A log's standing with the parent.
+fn uplink(status: &UplinkStatus) -> pb::Uplink {
+    pb::Uplink {
+        origin: status.origin.clone(),
+        parent: status.parent.to_string(),
+        size: int(status.size),
+        cosigned_size: int(status.cosigned),
+        lag: int(status.lag()),
+        state: link_state(status.state).into(),
+        since: stamp(Some(status.since)),
+        reason: status.reason.clone(),
+        cosigned_time: status.cosigned_time.map(timestamp),
     }
 }
 
@@ -169,9 +138,7 @@ fn health(intake: &Intake) -> (pb::Health, String) {
     }
 }
 
-fn totals<'a>(
-    counts: impl Iterator<Item = (&'a str, crate::ledger::Counts)>,
-) -> Vec<pb::RegisterCount> {
+fn totals<'a>(counts: impl Iterator<Item = (&'a str, Counts)>) -> Vec<pb::RegisterCount> {
     let mut totals = std::collections::BTreeMap::new();
     for (register, counts) in counts {
         let total: &mut (u64, u64) = totals.entry(register).or_default();
@@ -200,41 +167,20 @@ fn stamp(time: Option<Timestamp>) -> Option<prost_types::Timestamp> {
     time.map(|time| timestamp(LedgerTime::from(time)))
 }
 
-/// One message of a sync.
+/// A message of a sync; the last one says whether everything that was there is cosigned, and if not, why.
 #[must_use]
-pub fn progress(parent: &NodeId, synced: &[Synced]) -> pb::SyncParentResponse {
-    let log = |log: &Synced| pb::SyncedLog {
+pub fn synced(parent: &NodeId, synced: &Synced) -> pb::SyncParentResponse {
+    let log = |log: &SyncedLog| pb::SyncedLog {
         origin: log.origin.clone(),
         size: int(log.size),
         cosigned_before: int(log.before),
         cosigned_after: int(log.after),
     };
     pb::SyncParentResponse {
-        logs: synced.iter().map(log).collect(),
-        complete: false,
+        logs: synced.logs.iter().map(log).collect(),
+        complete: synced.complete,
         parent: parent.to_string(),
-        reason: String::new(),
-    }
-}
-
-/// The last message of a sync: whether everything that was there is cosigned, and if not, why.
-#[must_use]
-pub fn result(parent: &NodeId, synced: &[Synced]) -> pb::SyncParentResponse {
-    let behind = synced.iter().find(|log| log.after < log.size);
-    let stopped = synced.iter().find(|log| !log.stopped.is_empty());
-    let reason = match (stopped, behind) {
-        (Some(log), _) => format!("{}: {}", log.origin, log.stopped),
-        (None, Some(log)) => format!(
-            "{}: {} of {} cosigned in time",
-            log.origin, log.after, log.size
-        ),
-        (None, None) => String::new(),
-    };
-    let complete = reason.is_empty();
-    pb::SyncParentResponse {
-        complete,
-        reason,
-        ..progress(parent, synced)
+        reason: synced.reason.clone(),
     }
 }
 
@@ -265,13 +211,13 @@ impl NodeService for Nodes {
         tokio::spawn(async move {
             let parent = uplink.parent().clone();
             let told = sender.clone();
-            let syncing = uplink.sync(limit, |synced| {
+            let syncing = uplink.sync(limit, |step| {
                 // A caller that reads slowly misses steps, never the end.
-                let _ = told.try_send(Ok(progress(&parent, synced)));
+                let _ = told.try_send(Ok(synced(&parent, step)));
             });
             tokio::select! {
-                synced = syncing => {
-                    let _ = sender.send(Ok(result(uplink.parent(), &synced))).await;
+                end = syncing => {
+                    let _ = sender.send(Ok(synced(uplink.parent(), &end))).await;
                 }
                 () = sender.closed() => {}
             }

@@ -1,30 +1,30 @@
-//! The replication stream, as the parent serves it.
+//! Replication over gRPC: the stream as a parent serves it, and as a child dials it.
 
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
-use super::status::status;
+use super::status::{decode, mapped, status};
 use crate::{
     proto::replication::v1::{
-        ReplicateRequest, ReplicateResponse, replicate_request::Message,
+        ReplicateRequest, ReplicateResponse, replication_service_client::ReplicationServiceClient,
         replication_service_server::ReplicationService,
     },
-    replication::mirror::{Mirror, Session},
-    types::{NodeId, Peer, Reason, Refusal},
+    replication::{Connector, Link, LinkError, MAX_MESSAGE_BYTES, Mirror},
+    types::{Peer, Reason, Refusal},
 };
 
 /// Answers that may wait for a slow child.
-const QUEUE: usize = 16;
+const ANSWERS: usize = 16;
+/// Messages that may wait for the connection: with [`MAX_MESSAGE_BYTES`], what they hold in memory.
+const MESSAGES: usize = 2;
 
 /// The service.
 #[derive(Clone)]
 pub struct Replication(pub Mirror);
-
-type Answers = mpsc::Sender<Result<ReplicateResponse, Status>>;
 
 #[tonic::async_trait]
 impl ReplicationService for Replication {
@@ -38,66 +38,71 @@ impl ReplicationService for Replication {
         let peer = request.extensions().get::<Peer>();
         let child = peer.and_then(|peer| peer.identity.node()).cloned();
         let child = child.ok_or_else(|| status(Reason::MethodNotAllowed.into()))?;
-        let (answers, receiver) = mpsc::channel(QUEUE);
-        let (mirror, inbound) = (self.0.clone(), request.into_inner());
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let (mirror, messages) = (self.0.clone(), request.into_inner().map(received).boxed());
         tokio::spawn(async move {
-            if let Err(error) = converse(mirror, child, inbound, &answers).await {
-                let _ = answers.send(Err(error)).await;
+            if let Err(refusal) = mirror.serve(child, messages, answers.clone()).await {
+                // A child that is gone needs no answer.
+                let _ = answers.send(Err(refusal)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let answers = ReceiverStream::new(receiver).map(|answer| answer.map_err(status));
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
-async fn converse(
-    mirror: Mirror,
-    child: NodeId,
-    mut inbound: Streaming<ReplicateRequest>,
-    answers: &Answers,
-) -> Result<(), Status> {
-    let mut follow = mirror.ledger.follow();
-    let mut session = Session::new(mirror, child);
-    let first = inbound
-        .next()
-        .await
-        .transpose()?
-        .and_then(|request| request.message);
-    let Some(Message::Hello(hello)) = first else {
-        let en = "the first message must be Hello";
-        let refusal = Refusal::new(Reason::RequestMalformed).because(en, "首条消息应为 Hello");
-        return Err(status(refusal));
-    };
-    send(answers, session.hello(hello).await).await?;
-    loop {
-        tokio::select! {
-            request = inbound.next() => {
-                let Some(request) = request.transpose()? else { return Ok(()) };
-                let answer = match request.message {
-                    Some(Message::Batch(batch)) => session.batch(batch).await.map(|a| vec![a]),
-                    Some(Message::Offer(offer)) => {
-                        session.offer(offer.log.unwrap_or_default()).await
-                    }
-                    Some(Message::Hello(_)) | None => Err(Reason::RequestMalformed.into()),
-                };
-                send(answers, answer).await?;
-            }
-            changed = follow.changed() => {
-                if changed.is_err() {
-                    return Err(status(Reason::ShuttingDown.into()));
-                }
-                send(answers, session.relays()).await?;
-            }
+/// A message that came, or why none can come any more.
+fn received(message: Result<ReplicateRequest, Status>) -> Result<ReplicateRequest, Refusal> {
+    message.map_err(|broken| {
+        let broken = decode(&mapped(broken));
+        let reason = broken.reason.and_then(|reason| {
+            Reason::ALL
+                .iter()
+                .copied()
+                .find(|known| known.number() == i32::from(reason))
+        });
+        Refusal {
+            en: broken.en,
+            zh: broken.zh,
+            ..Refusal::new(reason.unwrap_or(Reason::Internal))
         }
+    })
+}
+
+/// Connects to the parent's gateway, or says why not.
+pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Channel, String>> + Send + Sync>;
+
+/// Dials the parent over gRPC.
+pub struct Dial(pub Connect);
+
+impl Connector for Dial {
+    fn connect(&self) -> BoxFuture<'_, Result<Link, LinkError>> {
+        let channel = (self.0)();
+        async move {
+            let channel = channel.await.map_err(LinkError::Unreachable)?;
+            let mut client = ReplicationServiceClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_BYTES);
+            let (up, messages) = mpsc::channel(MESSAGES);
+            let answers = client.replicate(ReceiverStream::new(messages)).await;
+            let answers = answers.map_err(|status| broken(&status))?.into_inner();
+            let down = answers
+                .map(|answer| answer.map_err(|status| broken(&status)))
+                .boxed();
+            Ok(Link { up, down })
+        }
+        .boxed()
     }
 }
 
-async fn send(
-    answers: &Answers,
-    messages: Result<Vec<ReplicateResponse>, Refusal>,
-) -> Result<(), Status> {
-    for message in messages.map_err(status)? {
-        let gone = || status(Reason::ShuttingDown.into());
-        answers.send(Ok(message)).await.map_err(|_| gone())?;
+/// A refusal where hefu speaks; a broken connection where only gRPC does.
+fn broken(status: &Status) -> LinkError {
+    let decoded = decode(status);
+    match decoded.reason {
+        Some(reason) => {
+            let name = reason.as_str_name().trim_start_matches("ERROR_REASON_");
+            LinkError::Refused(format!("{name}: {}", decoded.en))
+        }
+        None => LinkError::Broken(format!("{}: {}", status.code(), status.message())),
     }
-    Ok(())
 }

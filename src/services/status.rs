@@ -150,6 +150,12 @@ pub fn mapped(foreign: Status) -> Status {
     }
     let reason = match foreign.code() {
         Code::Ok => return foreign,
+        // The caller went away in the middle of a message: nobody is left to tell, and it is no fault.
+        Code::Unknown | Code::Internal | Code::Cancelled
+            if foreign.message().contains("h2 protocol error") =>
+        {
+            return foreign;
+        }
         Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
         Code::InvalidArgument => Reason::RequestMalformed,
         Code::Unimplemented => Reason::MethodUnknown,
@@ -165,11 +171,19 @@ pub fn mapped(foreign: Status) -> Status {
 }
 
 /// A message that a client could not encode.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
 pub fn unencodable(error: impl std::fmt::Display) -> Status {
     Status::new(Code::Internal, format!("cannot encode: {error}"))
 }
 
 /// An answer that a client could not decode: the node is of another version.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the place that makes them"
+)]
 pub fn undecodable(error: impl std::fmt::Display) -> Status {
     Status::new(Code::Internal, format!("cannot read the answer: {error}"))
 }

@@ -107,6 +107,7 @@ pub fn replace(path: &Path, bytes: &[u8], access: Access) -> io::Result<()> {
 ///
 /// # Errors
 /// As the operating system says.
+#[expect(clippy::disallowed_methods, reason = "this is the place that renames")]
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to).map_err(|e| at(from, e))?;
     sync_dir(&parent(to))

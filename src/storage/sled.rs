@@ -232,8 +232,11 @@ impl Drop for SledState {
     }
 }
 
+/// A key and its new value, or none.
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
 /// What is applied at once, the highest keys first.
-fn parts(batch: Batch) -> Vec<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+fn parts(batch: Batch) -> Vec<Vec<Change>> {
     let mut changes: Vec<_> = batch.changes.into_iter().collect();
     let mut parts = Vec::with_capacity(changes.len().div_ceil(PART));
     while !changes.is_empty() {

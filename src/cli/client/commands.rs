@@ -6,213 +6,25 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
 use prost_reflect::{DynamicMessage, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Client, ClientError, ListOptions, csv,
+    Client, ClientError, ListOptions,
+    args::{Command, Connection, Output},
+    board, csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
     method, table,
 };
 use crate::{
     cli::{Exit, verify},
-    gateway::client::{ClientFiles, Dialer},
     proto::{
         ledger::v1::{self as ledger, ledger_service_client::LedgerServiceClient},
         node::v1::{self as node, node_service_client::NodeServiceClient},
     },
 };
-
-/// Which node, and as whom.
-#[derive(Debug, Clone, Args)]
-pub struct Connection {
-    /// The node, as https://host:port
-    #[arg(
-        long,
-        env = "HEFU_SERVER",
-        global = true,
-        default_value = "https://localhost:7443"
-    )]
-    pub server: String,
-    /// PEM file of your certificate
-    #[arg(long, env = "HEFU_CERT", global = true, default_value = "client.pem")]
-    pub cert: PathBuf,
-    /// PEM file of its private key
-    #[arg(long, env = "HEFU_KEY", global = true, default_value = "client.key")]
-    pub key: PathBuf,
-    /// PEM files of the roots that the node is verified with
-    #[arg(
-        long,
-        env = "HEFU_ROOTS",
-        global = true,
-        value_delimiter = ',',
-        default_value = "ca.pem"
-    )]
-    pub roots: Vec<PathBuf>,
-    /// How results are printed
-    #[arg(long, short, global = true, default_value = "table")]
-    pub output: Output,
-}
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Table,
-    /// One JSON object a line, for programs.
-    Json,
-}
-
-impl Connection {
-    /// Dials the node.
-    ///
-    /// # Errors
-    /// [`ClientError::Dial`].
-    pub async fn dial(&self) -> Result<Client, ClientError> {
-        let files = ClientFiles {
-            certificate: self.cert.clone(),
-            key: self.key.clone(),
-            roots: self.roots.clone(),
-        };
-        let dialer = Dialer::from_files(&files)?;
-        Ok(Client(dialer.connect(&self.server, None).await?))
-    }
-}
-
-/// A client command.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Submit a CSV list to a register; safe to run again
-    #[command(
-        after_help = "Example:\n  hefu submit risks risks.csv --agency qidong-emergency\n  \
-        hefu submit risks risks.csv --complete   # also withdraws what the list no longer names"
-    )]
-    Submit {
-        /// The register: risks, measures, incidents
-        register: String,
-        /// The file; - reads standard input. Its header names fields, such as place.latitude
-        file: PathBuf,
-        /// Completes bare item numbers in the name column
-        #[arg(long)]
-        agency: Option<String>,
-        /// The list is complete: withdraw what it does not name
-        #[arg(long)]
-        complete: bool,
-        /// Why, for what is withdrawn
-        #[arg(long, default_value = "")]
-        reason: String,
-        /// Check every row, write nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Report incidents from a CSV file, one report a row, in order; safe to run again
-    #[command(after_help = "Example:\n  hefu report first-report.csv --agency qidong-emergency")]
-    Report {
-        /// The file; - reads standard input
-        file: PathBuf,
-        /// Completes bare item numbers in the name column
-        #[arg(long)]
-        agency: Option<String>,
-    },
-    /// Read one record
-    #[command(after_help = "Example:\n  hefu get agencies/qidong-emergency/risks/R-2024-0001")]
-    Get {
-        /// Its name
-        name: String,
-    },
-    /// List records
-    #[command(
-        after_help = "Example:\n  hefu list risks --filter 'level = MAJOR AND division = \
-        \"320681\"' --limit 20"
-    )]
-    List {
-        /// The register
-        register: String,
-        /// One agency's records; - for all that you may read
-        #[arg(long, default_value = "-")]
-        agency: String,
-        /// An AIP-160 filter
-        #[arg(long, default_value = "")]
-        filter: String,
-        /// name, or an indexed field; add desc for the reverse
-        #[arg(long, default_value = "")]
-        order_by: String,
-        /// Records at most
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-        /// Withdrawn records too
-        #[arg(long)]
-        withdrawn: bool,
-    },
-    /// Read every revision of a record, newest first
-    #[command(after_help = "Example:\n  hefu history agencies/qidong-emergency/risks/R-2024-0001")]
-    History {
-        /// Its name
-        name: String,
-    },
-    /// Follow changes as they come; resumes by itself after a cut
-    #[command(after_help = "Example:\n  hefu watch incidents --from-start -o json")]
-    Watch {
-        /// The register
-        register: String,
-        /// One agency's records; - for all that you may read
-        #[arg(long, default_value = "-")]
-        agency: String,
-        /// An AIP-160 filter
-        #[arg(long, default_value = "")]
-        filter: String,
-        /// Resume behind this position, as printed before
-        #[arg(long, default_value = "")]
-        from: String,
-        /// Begin with the oldest change
-        #[arg(long, conflicts_with = "from")]
-        from_start: bool,
-        /// End after so many changes
-        #[arg(long)]
-        count: Option<usize>,
-    },
-    /// Withdraw a record
-    #[command(
-        after_help = "Example:\n  hefu withdraw agencies/qidong-emergency/risks/R-2024-0001 \
-        --reason 'plant closed' --cascade"
-    )]
-    Withdraw {
-        /// Its name
-        name: String,
-        /// Why
-        #[arg(long)]
-        reason: String,
-        /// Withdraw the live records that depend on it too
-        #[arg(long)]
-        cascade: bool,
-        /// Only if this is still the record's etag
-        #[arg(long, default_value = "")]
-        etag: String,
-    },
-    /// Show who holds a record, and check the proofs
-    #[command(after_help = "Example:\n  hefu custody agencies/qidong-emergency/risks/R-2024-0001")]
-    Custody {
-        /// Its name
-        name: String,
-    },
-    /// Show a log's newest signed checkpoint
-    #[command(after_help = "Example:\n  hefu checkpoint\n  hefu checkpoint \
-        nantong.gov.cn/qidong/5f0c9a1e")]
-    Checkpoint {
-        /// The origin; empty for the node's own log
-        #[arg(default_value = "")]
-        origin: String,
-    },
-    /// Show how a node stands
-    #[command(
-        after_help = "Example:\n  hefu status --server https://city:7443\n\nExit codes: 0 \
-        serving, 2 read-only, 1 failed, 4 not reached"
-    )]
-    Status,
-}
 
 /// Runs a client command.
 ///
@@ -647,7 +459,7 @@ impl Shown<'_> {
                 let shown = dynamic("hefu.node.v1.GetStatusResponse", &status);
                 shown.iter().for_each(|shown| self.print(shown));
             }
-            Output::Table => print_status(&status),
+            Output::Table => board::print(&status),
         }
         Ok(match status.health() {
             node::Health::Serving => Exit::Done,
@@ -706,66 +518,4 @@ fn summary_line(summary: &DynamicMessage) -> String {
     ];
     let counts = fields.map(|field| format!("{field} {}", table::number(summary, field)));
     counts.join(", ")
-}
-
-/// A status as tables.
-pub fn print_status(status: &node::GetStatusResponse) {
-    let health = status
-        .health()
-        .as_str_name()
-        .trim_start_matches("HEALTH_")
-        .to_lowercase();
-    println!(
-        "node {} ({}) is {health} {}",
-        status.node, status.version, status.health_reason
-    );
-    println!("log {} has {} entries", status.origin, status.size);
-    for damage in &status.damage {
-        println!("DAMAGED: {damage}");
-    }
-    let mut registers = table::table(["register", "live", "withdrawn"]);
-    for count in &status.registers {
-        let (live, withdrawn) = (count.live.to_string(), count.withdrawn.to_string());
-        registers.add_row([count.register.clone(), live, withdrawn]);
-    }
-    println!("{registers}");
-    if !status.uplinks.is_empty() {
-        let mut table = table::table(["log", "parent", "size", "cosigned", "lag", "state", "why"]);
-        for link in &status.uplinks {
-            table.add_row([
-                link.origin.clone(),
-                link.parent.clone(),
-                link.size.to_string(),
-                link.cosigned_size.to_string(),
-                link.lag.to_string(),
-                state(link.state()),
-                link.reason.clone(),
-            ]);
-        }
-        println!("{table}");
-    }
-    if !status.children.is_empty() {
-        let mut table =
-            table::table(["child", "signed", "held", "cosigned", "lag", "state", "why"]);
-        for child in &status.children {
-            table.add_row([
-                child.node.clone(),
-                child.signed_size.to_string(),
-                child.size.to_string(),
-                child.cosigned_size.to_string(),
-                child.lag.to_string(),
-                state(child.state()),
-                child.reason.clone(),
-            ]);
-        }
-        println!("{table}");
-    }
-}
-
-fn state(state: node::LinkState) -> String {
-    state
-        .as_str_name()
-        .trim_start_matches("LINK_STATE_")
-        .to_lowercase()
-        .replace('_', " ")
 }

@@ -1,5 +1,7 @@
 //! A client of any node: dials it, calls its registers, reads its errors.
 
+pub mod args;
+pub mod board;
 pub mod commands;
 pub mod csv;
 pub mod dynamic;

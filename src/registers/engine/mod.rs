@@ -6,3 +6,6 @@ pub mod index;
 pub mod list;
 pub mod rules;
 pub mod value;
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use crate::{
 };
 
 impl Call {
+    #[expect(clippy::unused_async, reason = "every method has this shape")]
     pub(super) async fn get(
         self,
         request: wire::GetRequest,
@@ -76,6 +77,7 @@ impl Call {
         })
     }
 
+    #[expect(clippy::unused_async, reason = "every method has this shape")]
     pub(super) async fn history(
         self,
         request: wire::HistoryRequest,

@@ -222,6 +222,10 @@ pub enum Damage {
     Index,
 }
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "callers pass headers of a fixed length"
+)]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

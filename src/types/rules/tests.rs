@@ -136,6 +136,7 @@ fn an_accident_keeps_the_rules_of_its_day() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn wrong_tables_are_refused_by_line_and_key() {
     let error = |text: &str| RuleTable::from_toml(text).expect_err("refused").to_string();
     let changed = |from: &str, to: &str| {

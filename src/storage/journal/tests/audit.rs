@@ -86,10 +86,10 @@ fn it_changes_nothing() {
 #[test]
 fn a_damaged_payload_is_named_and_stepped_over() {
     let (frames, offsets) = offsets();
-    for i in 0..frames.len() {
+    for (i, offset) in offsets.iter().enumerate() {
         let dir = tempfile::tempdir().unwrap();
         closed(dir.path(), JournalOptions::default());
-        flip(&seg(dir.path(), 1), offsets[i] + FRAME_HEADER as u64);
+        flip(&seg(dir.path(), 1), offset + FRAME_HEADER as u64);
         let (found, defects, tails) = audit(dir.path());
         let mut expected = frames.clone();
         let bad = expected.remove(i);

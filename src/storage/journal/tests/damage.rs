@@ -223,10 +223,11 @@ fn a_foreign_file_is_named() {
     std::fs::write(seg(dir.path(), 4), [b'x'; 100]).unwrap();
     let what = corrupt(Journal::open(dir.path(), options));
     assert!(what.contains("not a hefu journal segment"), "{what}");
-    std::fs::rename(seg(dir.path(), 4), dir.path().join("old.seg")).unwrap();
+    crate::storage::durable::rename(&seg(dir.path(), 4), &dir.path().join("old.seg")).unwrap();
     let what = corrupt(Journal::open(dir.path(), options));
     assert!(what.contains("old.seg"), "{what}");
-    std::fs::rename(dir.path().join("old.seg"), dir.path().join("lost+found")).unwrap();
+    crate::storage::durable::rename(&dir.path().join("old.seg"), &dir.path().join("lost+found"))
+        .unwrap();
     assert_holds(&Journal::open(dir.path(), options).unwrap(), &some_groups());
 }
 

@@ -1,0 +1,230 @@
+//! The engine as a whole: whatever happens, indexes say what the records say, and lists miss nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proptest::prelude::*;
+use prost::Message as _;
+
+use super::super::{ListQuery, Registers, list};
+use crate::{
+    ledger::{
+        Ledger, Options,
+        keys::INDEX,
+        rules::{Intent, Proposal},
+    },
+    proto::{
+        measure::v1::Measure,
+        risk::v1::{Risk, RiskState},
+        r#type::v1::Place,
+    },
+    storage::{KeyRange, MemoryLog, MemoryState},
+    types::{DivisionTable, ManualClock, RegisterId, RuleTable},
+};
+
+const AGENCIES: [&str; 2] = ["qidong-emergency", "qidong-housing"];
+const DIVISIONS: [&str; 4] = ["320681", "320681110", "320681110200", "320623"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Risk {
+        agency: usize,
+        item: u8,
+        level: i32,
+        state: i32,
+        division: usize,
+    },
+    Measure {
+        agency: usize,
+        item: u8,
+        risk: u8,
+    },
+    Withdraw {
+        agency: usize,
+        item: u8,
+        cascade: bool,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        5 => (0..2usize, 0..8u8, 1..5i32, 1..5i32, 0..4usize).prop_map(
+            |(agency, item, level, state, division)| {
+                Step::Risk { agency, item, level, state, division }
+            }
+        ),
+        3 => (0..2usize, 0..8u8, 0..8u8)
+            .prop_map(|(agency, item, risk)| Step::Measure { agency, item, risk }),
+        1 => (0..2usize, 0..8u8, any::<bool>())
+            .prop_map(|(agency, item, cascade)| Step::Withdraw { agency, item, cascade }),
+    ];
+    proptest::collection::vec(step, 1..80)
+}
+
+fn proposal(step: &Step) -> Proposal {
+    let name = |agency: usize, register: &str, item: u8| {
+        format!("agencies/{}/{register}/N-{item}", AGENCIES[agency])
+    };
+    let (name, intent) = match step {
+        Step::Risk {
+            agency,
+            item,
+            level,
+            state,
+            division,
+        } => {
+            let name = name(*agency, "risks", *item);
+            let division = DIVISIONS[*division].to_owned();
+            let risk = Risk {
+                name: name.clone(),
+                level: *level,
+                state: *state,
+                place: Some(Place {
+                    division,
+                    ..Place::default()
+                }),
+                ..Risk::default()
+            };
+            (name, Intent::Submit(risk.encode_to_vec().into()))
+        }
+        Step::Measure { agency, item, risk } => {
+            let own = name(*agency, "measures", *item);
+            let risk = name(*agency, "risks", *risk);
+            let measure = Measure {
+                name: own.clone(),
+                risk,
+                state: 1,
+                ..Measure::default()
+            };
+            (own, Intent::Submit(measure.encode_to_vec().into()))
+        }
+        Step::Withdraw {
+            agency,
+            item,
+            cascade,
+        } => {
+            let intent = Intent::Withdraw {
+                reason: "x".to_owned(),
+                cascade: *cascade,
+            };
+            (name(*agency, "risks", *item), intent)
+        }
+    };
+    Proposal {
+        name: name.parse().unwrap(),
+        intent,
+        submitter: "spiffe://nantong.gov.cn/agency/x-y".to_owned(),
+        request: None,
+        etag: None,
+        validate_only: false,
+    }
+}
+
+async fn ledger(registers: Arc<Registers>) -> Ledger {
+    let options = Options {
+        journal: Arc::new(MemoryLog::default()),
+        state: Arc::new(MemoryState::default()),
+        rules: registers,
+        clock: Arc::new(ManualClock::new("2026-11-23T08:00:00Z".parse().unwrap())),
+        trust_domain: "nantong.gov.cn".parse().unwrap(),
+        node: "qidong".parse().unwrap(),
+        seed: [3; 32],
+        incarnation: 1,
+        head_file: None,
+        progress: None,
+    };
+    Ledger::open(options).await.unwrap()
+}
+
+fn query(filter: &str, order_by: &str, page_size: i32, cursor: Option<Vec<u8>>) -> ListQuery {
+    ListQuery {
+        collection: "agencies/-/risks".parse().unwrap(),
+        filter: filter.to_owned(),
+        order_by: order_by.to_owned(),
+        page_size,
+        show_withdrawn: false,
+        cursor,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+/// Every page of a list, as names.
+fn names(ledger: &Ledger, registers: &Registers, filter: &str, order_by: &str) -> Vec<String> {
+    let id: RegisterId = "risks".parse().unwrap();
+    let (mut names, mut cursor) = (Vec::new(), None);
+    loop {
+        let query = query(filter, order_by, 3, cursor);
+        let page = list(ledger, registers.get(&id).unwrap(), &query, &|_| true).unwrap();
+        names.extend(page.rows.iter().map(|entry| entry.name.to_string()));
+        cursor = page.next;
+        if cursor.is_none() {
+            return names;
+        }
+    }
+}
+
+/// What the records say themselves.
+fn due(ledger: &Ledger, wanted: impl Fn(&Risk) -> bool) -> Vec<String> {
+    let prefix = KeyRange::prefix(b"hrisks\0");
+    let heads = ledger.state().scan(prefix, false).map(|pair| pair.unwrap());
+    let records = heads.filter_map(|(_, value)| {
+        let head = crate::ledger::head::Head::from_bytes(&value).unwrap();
+        let entry = ledger.entry(head.entry).unwrap();
+        let risk = Risk::decode(entry.message.record.clone()).unwrap();
+        assert_eq!(head.withdrawn, risk.state() == RiskState::Withdrawn);
+        (!head.withdrawn && wanted(&risk)).then_some(risk.name)
+    });
+    records.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn indexes_and_lists_agree_with_the_records(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let tables = (DivisionTable::builtin().into(), RuleTable::builtin().into());
+            let registers = Arc::new(Registers::new(tables.0, tables.1));
+            let ledger = ledger(registers.clone()).await;
+            for group in steps.chunks(5) {
+                ledger.submit(group.iter().map(proposal).collect()).await.unwrap();
+            }
+            // Every index key is one that the standing records make, and none is missing.
+            let mut made = BTreeMap::new();
+            for (id, register) in registers.iter() {
+                let prefix = crate::ledger::keys::heads(id, None);
+                for pair in ledger.state().scan(KeyRange::prefix(&prefix), false) {
+                    let (key, value) = pair.unwrap();
+                    let name = crate::ledger::keys::name_of_head(&key).unwrap();
+                    let head = crate::ledger::head::Head::from_bytes(&value).unwrap();
+                    let record = ledger.entry(head.entry).unwrap().message.record;
+                    for key in register.index_keys(&name, &record) {
+                        assert_eq!(super::index::name(id.as_str(), &key), Some(name.clone()));
+                        made.insert(key, ());
+                    }
+                }
+            }
+            let held = ledger.state().scan(KeyRange::prefix(&[INDEX]), false);
+            let held: Vec<_> = held.map(|pair| pair.unwrap().0.to_vec()).collect();
+            assert_eq!(held, made.into_keys().collect::<Vec<_>>());
+            // A list through an index has what a look at every record has: each once, none missed.
+            type Wanted = fn(&Risk) -> bool;
+            let under = |risk: &Risk| risk.place.as_ref().unwrap().division.starts_with("320681110");
+            let cases: [(&str, &str, Wanted); 6] = [
+                ("", "name", |_| true),
+                ("level = MAJOR", "", |risk| risk.level == 4),
+                ("level >= LARGER", "level desc", |risk| risk.level >= 3),
+                ("state = CONTROLLED", "division", |risk| risk.state == 3),
+                ("division = \"320681110\"", "", under),
+                ("level = LOW OR NOT state = IDENTIFIED", "", |r| r.level == 1 || r.state != 1),
+            ];
+            for (filter, order_by, wanted) in cases {
+                let (mut found, mut due) =
+                    (names(&ledger, &registers, filter, order_by), due(&ledger, wanted));
+                found.sort();
+                due.sort();
+                assert_eq!(found, due, "{filter} {order_by}");
+            }
+            ledger.stop().await;
+        });
+    }
+}

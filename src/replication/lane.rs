@@ -1,0 +1,108 @@
+//! One log on its way to the parent: where it stands, and what is not answered yet.
+
+use std::collections::VecDeque;
+
+use super::{MAX_BATCH_BYTES, batch::Outgoing};
+use crate::ledger::note::Checkpoint;
+
+/// Batches of one log that may be unanswered.
+const WINDOW_BATCHES: usize = 4;
+/// Bytes of one log that may be unanswered: behind these no further batch goes out.
+const WINDOW_BYTES: usize = 2 * MAX_BATCH_BYTES;
+
+/// A log within one session.
+pub(super) struct Lane {
+    stage: Stage,
+    /// The next entry to send.
+    next: u64,
+    unanswered: VecDeque<Sent>,
+    /// Whether the parent stands elsewhere: to be asked again once everything is answered.
+    astray: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The parent has not said where it stands.
+    Offered,
+    /// Entries may go.
+    Open,
+    /// Nothing goes any more in this session.
+    Stopped,
+}
+
+/// A batch that went out.
+pub(super) struct Sent {
+    pub start: u64,
+    pub checkpoint: Checkpoint,
+    bytes: usize,
+}
+
+impl Lane {
+    /// A log that was offered.
+    pub fn new() -> Self {
+        Self {
+            stage: Stage::Offered,
+            next: 0,
+            unanswered: VecDeque::new(),
+            astray: false,
+        }
+    }
+
+    /// The parent stands at `size`: go on there.
+    pub fn open(&mut self, size: u64) {
+        if self.stage == Stage::Offered {
+            (self.stage, self.next) = (Stage::Open, size);
+        }
+    }
+
+    pub fn stop(&mut self) {
+        self.stage = Stage::Stopped;
+    }
+
+    /// Where the next batch starts; `None` while none may go, or a log of `size` has nothing more.
+    pub fn wants(&self, size: u64) -> Option<u64> {
+        let bytes: usize = self.unanswered.iter().map(|sent| sent.bytes).sum();
+        let room = self.unanswered.len() < WINDOW_BATCHES && bytes < WINDOW_BYTES;
+        let may = self.stage == Stage::Open && !self.astray && room;
+        (may && self.next < size).then_some(self.next)
+    }
+
+    /// A batch goes out; `false` where the lane has turned since it was cut.
+    pub fn send(&mut self, batch: &Outgoing) -> bool {
+        let start = batch.message.start;
+        if self.wants(u64::MAX) != Some(start) {
+            return false;
+        }
+        self.next = batch.checkpoint.size;
+        self.unanswered.push_back(Sent {
+            start,
+            checkpoint: batch.checkpoint.clone(),
+            bytes: batch.bytes,
+        });
+        true
+    }
+
+    /// The oldest batch is answered; `None` where there is none.
+    pub fn answered(&mut self) -> Option<Sent> {
+        self.unanswered.pop_front()
+    }
+
+    /// The parent stands elsewhere than a batch began.
+    pub fn stray(&mut self) {
+        self.astray = true;
+    }
+
+    /// Whether it is time to ask the parent again where it stands. Told once.
+    pub fn asks_again(&mut self) -> bool {
+        let now = self.astray && self.unanswered.is_empty() && self.stage == Stage::Open;
+        if now {
+            (self.stage, self.astray) = (Stage::Offered, false);
+        }
+        now
+    }
+
+    /// Whether the parent owes an answer.
+    pub fn waits(&self) -> bool {
+        self.stage == Stage::Offered || !self.unanswered.is_empty()
+    }
+}

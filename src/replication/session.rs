@@ -1,0 +1,468 @@
+//! The child's side of one connection: offer every log, send each from where the parent stands,
+//! keep what the parent and those above it cosign.
+
+mod place;
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{StreamExt as _, future::join_all};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Agreement, Board, Link, LinkError, LinkState, VERSION, agreement,
+    batch::{Outgoing, cut},
+    lane::Lane,
+    receipt::{self, Receipt},
+    uplink::Wants,
+};
+use crate::{
+    ledger::{Ledger, LogView, entry::ledger_time, note::VerifierKey},
+    proto::{
+        error::v1::ErrorReason,
+        ledger::v1 as ledger_pb,
+        replication::v1::{
+            self as pb, replicate_request::Message as Request,
+            replicate_response::Message as Response,
+        },
+    },
+    storage::StorageError,
+    types::LogNo,
+};
+
+/// Cosignatures are kept at most this often while there are many: each costs the journal a frame.
+const KEEP_EVERY: Duration = Duration::from_millis(200);
+/// A parent that owes an answer and says nothing for this long is given up.
+const SILENCE: Duration = Duration::from_secs(60);
+
+type Cut = Result<Option<Outgoing>, StorageError>;
+
+pub(super) struct Session {
+    board: Arc<Board>,
+    link: Link,
+    wants: Wants,
+    lanes: BTreeMap<LogNo, Lane>,
+    origins: HashMap<String, LogNo>,
+    /// What goes out next. A batch is cut only when this is empty.
+    outbox: VecDeque<Request>,
+    cutting: Option<(LogNo, JoinHandle<Cut>)>,
+    /// The log that was served last: the others come first.
+    served: LogNo,
+    /// The parent's key for cosignatures, once it said Welcome.
+    parent: Option<VerifierKey>,
+    /// Verified, not kept yet: the newest of every log and node.
+    receipts: BTreeMap<(LogNo, String), Arc<ledger_pb::Cosignature>>,
+    kept: Option<Instant>,
+    heard: Instant,
+    /// Whether something was cosigned.
+    pub progress: bool,
+}
+
+enum Event<'a> {
+    Heard(Option<Result<pb::ReplicateResponse, LinkError>>),
+    Room(Option<mpsc::Permit<'a, pb::ReplicateRequest>>),
+    Cut(Cut),
+    Grown,
+    Keep,
+    Wants,
+}
+
+impl Session {
+    pub fn new(board: Arc<Board>, link: Link, wants: Wants) -> Self {
+        Self {
+            board,
+            link,
+            wants,
+            lanes: BTreeMap::new(),
+            origins: HashMap::new(),
+            outbox: VecDeque::new(),
+            cutting: None,
+            served: LogNo::OWN,
+            parent: None,
+            receipts: BTreeMap::new(),
+            kept: None,
+            heard: Instant::now(),
+            progress: false,
+        }
+    }
+
+    /// Runs until nobody wants it any more, or until it fails.
+    pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
+        self.board.connecting();
+        self.hello();
+        let ended = self.drive(shutdown).await;
+        // The last cosignatures are kept whatever ended the session.
+        self.keep().await?;
+        ended
+    }
+
+    async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
+        let mut published = self.board.ledger().follow();
+        let up = self.link.up.clone();
+        while self.parent.is_none() || self.wants.any() {
+            self.offer_new();
+            self.cut_next();
+            let keep_at = self.keep_at();
+            let give_up = self.give_up_at();
+            let event = tokio::select! {
+                heard = self.link.down.next() => Event::Heard(heard),
+                room = up.reserve(), if !self.outbox.is_empty() => Event::Room(room.ok()),
+                done = finished(&mut self.cutting) => Event::Cut(done),
+                changed = published.changed() => {
+                    changed.map_err(|_| LinkError::Stopping)?;
+                    Event::Grown
+                }
+                () = at(keep_at) => Event::Keep,
+                () = at(give_up) => return Err(LinkError::Silent),
+                () = self.wants.changed() => Event::Wants,
+                () = shutdown.cancelled() => return Err(LinkError::Stopping),
+            };
+            match event {
+                Event::Heard(message) => self.hear(message).await?,
+                Event::Room(room) => self.send(room)?,
+                Event::Cut(done) => self.dispatch(done)?,
+                Event::Keep => self.keep().await?,
+                Event::Grown | Event::Wants => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.board.ledger()
+    }
+
+    fn view(&self, log: LogNo) -> Option<Arc<LogView>> {
+        self.ledger().published().logs.get(&log).cloned()
+    }
+
+    fn known(&self, origin: &str) -> Option<Arc<LogView>> {
+        self.view(*self.origins.get(origin)?)
+    }
+
+    // What goes up.
+
+    fn hello(&mut self) {
+        let published = self.ledger().published();
+        let logs = published
+            .logs
+            .values()
+            .map(|view| self.offer(view))
+            .collect();
+        let (version_min, version_max) = (VERSION, VERSION);
+        self.outbox.push_back(Request::Hello(pb::Hello {
+            version_min,
+            version_max,
+            logs,
+        }));
+    }
+
+    fn offer(&mut self, view: &LogView) -> pb::LogOffer {
+        self.lanes.entry(view.log).or_insert_with(Lane::new);
+        self.origins.insert(view.origin().to_owned(), view.log);
+        pb::LogOffer {
+            origin: view.origin().to_owned(),
+            verifier_key: view.key.to_string(),
+            checkpoint: view.note.clone(),
+        }
+    }
+
+    /// Offers logs that have appeared.
+    fn offer_new(&mut self) {
+        let published = self.ledger().published();
+        if self.parent.is_none() || published.logs.len() == self.lanes.len() {
+            return;
+        }
+        for view in published.logs.values() {
+            if !self.lanes.contains_key(&view.log) {
+                let log = Some(self.offer(view));
+                self.outbox.push_back(Request::Offer(pb::Offer { log }));
+            }
+        }
+    }
+
+    /// Starts to cut the next batch, of the log whose turn it is.
+    fn cut_next(&mut self) {
+        if self.cutting.is_some() || !self.outbox.is_empty() {
+            return;
+        }
+        let published = self.ledger().published();
+        let behind = (Bound::Excluded(self.served), Bound::Unbounded);
+        let turns = self
+            .lanes
+            .range(behind)
+            .chain(self.lanes.range(..=self.served));
+        let next = turns.into_iter().find_map(|(log, lane)| {
+            let view = published.logs.get(log)?;
+            Some((view.clone(), lane.wants(view.tree.size())?))
+        });
+        if let Some((view, start)) = next {
+            self.served = view.log;
+            let (log, ledger) = (view.log, self.ledger().clone());
+            let cutting = tokio::task::spawn_blocking(move || cut(&ledger, &view, start));
+            self.cutting = Some((log, cutting));
+        }
+    }
+
+    fn dispatch(&mut self, done: Cut) -> Result<(), LinkError> {
+        let Some((log, _)) = self.cutting.take() else {
+            return Ok(());
+        };
+        match done {
+            Ok(Some(batch)) => {
+                if self
+                    .lanes
+                    .get_mut(&log)
+                    .is_some_and(|lane| lane.send(&batch))
+                {
+                    self.outbox.push_back(Request::Batch(batch.message));
+                    self.board.grown(log);
+                }
+            }
+            Ok(None) => self.stop(log, LinkState::Refused, "no checkpoint covers its entries"),
+            Err(StorageError::Corrupt { what }) => {
+                tracing::error!(%what, "damaged bytes are not sent");
+                self.stop(
+                    log,
+                    LinkState::Refused,
+                    "stored bytes are damaged: run hefu verify",
+                );
+            }
+            Err(error) => return Err(LinkError::Storage(error.to_string())),
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        room: Option<mpsc::Permit<'_, pb::ReplicateRequest>>,
+    ) -> Result<(), LinkError> {
+        let room = room.ok_or(LinkError::Ended)?;
+        if let Some(message) = self.outbox.pop_front() {
+            room.send(pb::ReplicateRequest {
+                message: Some(message),
+            });
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, log: LogNo, state: LinkState, reason: &str) {
+        tracing::warn!(log = log.0, reason, "a log is not replicated");
+        if let Some(lane) = self.lanes.get_mut(&log) {
+            lane.stop();
+        }
+        self.board.trouble(log, state, reason);
+    }
+
+    fn give_up_at(&self) -> Option<Instant> {
+        let owed = self.parent.is_none() || self.lanes.values().any(Lane::waits);
+        owed.then(|| self.heard + SILENCE)
+    }
+
+    // What comes down.
+
+    async fn hear(
+        &mut self,
+        message: Option<Result<pb::ReplicateResponse, LinkError>>,
+    ) -> Result<(), LinkError> {
+        let response = message.ok_or(LinkError::Ended)??;
+        self.heard = Instant::now();
+        match response.message {
+            Some(Response::Welcome(welcome)) => self.welcomed(welcome).await,
+            Some(Response::Cosigned(cosigned)) => self.cosigned(&cosigned),
+            Some(Response::Refused(refused)) => {
+                self.refused(&refused);
+                Ok(())
+            }
+            // A later version's message: what matters to this one is sent as this one knows it.
+            None => Ok(()),
+        }
+    }
+
+    async fn welcomed(&mut self, welcome: pb::Welcome) -> Result<(), LinkError> {
+        let protocol = |text: String| LinkError::Protocol(text);
+        if welcome.version != VERSION {
+            let version = welcome.version;
+            return Err(protocol(format!(
+                "it chose version {version}, not {VERSION}"
+            )));
+        }
+        let parent = self
+            .board
+            .parent()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        if welcome.node != parent {
+            return Err(protocol(format!(
+                "it is node {}, not {parent}",
+                welcome.node
+            )));
+        }
+        let key = receipt::cosigner(&self.board, &welcome.node, &welcome.verifier_key);
+        let key = key.map_err(protocol)?;
+        for position in &welcome.logs {
+            self.place(&parent, &key, position).await?;
+        }
+        if self.parent.replace(key).is_none() {
+            // Where the parent stands is known as soon as it is said to be connected.
+            self.keep().await?;
+            self.board.connected();
+        }
+        Ok(())
+    }
+
+    fn cosigned(&mut self, cosigned: &pb::Cosigned) -> Result<(), LinkError> {
+        let protocol = |text: String| LinkError::Protocol(text);
+        let view = self.known(&cosigned.origin);
+        let view =
+            view.ok_or_else(|| protocol(format!("no log {} was offered", cosigned.origin)))?;
+        if self
+            .board
+            .parent()
+            .is_none_or(|parent| parent.as_str() != cosigned.node)
+        {
+            self.relayed(&view, cosigned);
+            return Ok(());
+        }
+        let key = self
+            .parent
+            .as_ref()
+            .ok_or_else(|| protocol("no Welcome came".to_owned()))?;
+        let receipt =
+            receipt::read(&view, &cosigned.node, key, &cosigned.note).map_err(protocol)?;
+        let sent = self.lanes.get_mut(&view.log).and_then(Lane::answered);
+        if sent.is_none_or(|sent| sent.checkpoint != *receipt.checkpoint()) {
+            return Err(protocol("it cosigned what was not sent".to_owned()));
+        }
+        self.progress = true;
+        self.queue(view.log, receipt);
+        self.ask_again(&view);
+        Ok(())
+    }
+
+    /// A cosignature of a node further up. One that does not fit is not kept, and stops nothing.
+    fn relayed(&mut self, view: &LogView, cosigned: &pb::Cosigned) {
+        let key = receipt::cosigner(&self.board, &cosigned.node, &cosigned.verifier_key);
+        let receipt = key.and_then(|key| receipt::read(view, &cosigned.node, &key, &cosigned.note));
+        let fits = receipt.and_then(|receipt| {
+            match agreement(self.ledger(), view, receipt.checkpoint()) {
+                Ok(Agreement::Agrees) => Ok(receipt),
+                Ok(_) => Err("its root is not that of this log".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        match fits {
+            Ok(receipt) => self.queue(view.log, receipt),
+            Err(why) => tracing::warn!(
+                origin = view.origin(),
+                node = cosigned.node,
+                why,
+                "a relayed cosignature is dropped"
+            ),
+        }
+    }
+
+    fn refused(&mut self, refused: &pb::Refused) {
+        let Some(view) = self.known(&refused.origin) else {
+            return;
+        };
+        let sent = self.lanes.get_mut(&view.log).and_then(Lane::answered);
+        match (refused.reason(), sent) {
+            (ErrorReason::IndexOutOfRange, Some(sent)) if sent.start != refused.size => {
+                if let Some(lane) = self.lanes.get_mut(&view.log) {
+                    lane.stray();
+                }
+                self.ask_again(&view);
+            }
+            (ErrorReason::LogForked, _) => {
+                self.stop(view.log, LinkState::Quarantined, &refused.message);
+            }
+            _ => self.stop(view.log, LinkState::Refused, &refused.message),
+        }
+    }
+
+    /// Offers a log anew where another connection has carried it further: the Welcome brings the parent's
+    /// cosignature of what it holds.
+    fn ask_again(&mut self, view: &LogView) {
+        if self.lanes.get_mut(&view.log).is_some_and(Lane::asks_again) {
+            let log = Some(self.offer(view));
+            self.outbox.push_back(Request::Offer(pb::Offer { log }));
+        }
+    }
+
+    // What is kept.
+
+    fn queue(&mut self, log: LogNo, receipt: Receipt) {
+        let cosignature = receipt.cosignature;
+        self.receipts
+            .insert((log, cosignature.node.clone()), Arc::new(cosignature));
+    }
+
+    fn keep_at(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let due = self.kept.map_or(now, |kept| kept + KEEP_EVERY);
+        (!self.receipts.is_empty()).then_some(due)
+    }
+
+    /// Keeps the newest cosignature of every log, and lets everybody see it.
+    async fn keep(&mut self) -> Result<(), LinkError> {
+        if self.receipts.is_empty() {
+            return Ok(());
+        }
+        let receipts = std::mem::take(&mut self.receipts);
+        let ledger = self.board.ledger();
+        let keeping = receipts.iter().map(|((log, _), cosignature)| {
+            ledger.keep_cosignature(*log, cosignature.as_ref().clone())
+        });
+        if join_all(keeping).await.iter().any(Result::is_err) {
+            return Err(LinkError::Stopping);
+        }
+        for ((log, node), cosignature) in receipts {
+            if self
+                .board
+                .parent()
+                .is_some_and(|parent| parent.as_str() == node)
+            {
+                let size = u64::try_from(cosignature.size).unwrap_or(0);
+                self.board
+                    .cosigned(log, size, ledger_time(cosignature.time.as_ref()));
+            }
+            self.board.kept(log, cosignature);
+        }
+        self.kept = Some(Instant::now());
+        Ok(())
+    }
+}
+
+fn storage(error: StorageError) -> LinkError {
+    LinkError::Storage(error.to_string())
+}
+
+/// The end of the cut that is under way; never, where there is none.
+async fn finished(cutting: &mut Option<(LogNo, JoinHandle<Cut>)>) -> Cut {
+    match cutting {
+        Some((_, cutting)) => cutting.await.unwrap_or_else(|error| {
+            Err(StorageError::Failed {
+                doing: "cutting a batch",
+                cause: error.to_string(),
+            })
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

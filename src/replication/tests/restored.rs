@@ -1,0 +1,124 @@
+//! Nodes that were restored from old copies.
+
+use super::*;
+use crate::ledger::Intake;
+
+async fn replicated(records: usize) -> (Node, Node, Position) {
+    let city = Node::top("nantong").await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..5).await;
+    let old = county.ledger.published().end;
+    county.submit(5..records).await;
+    county.sync().await;
+    (city, county, old)
+}
+
+#[tokio::test]
+async fn a_restored_child_is_stopped_before_it_forks() {
+    let (city, mut county, old) = replicated(10).await;
+    county.stop().await;
+    let restored = Node::on(county.disk.copy(old), &city, true).await;
+    restored.uplink.clone().unwrap().met().await;
+    let intake = restored.ledger.intake().borrow().clone();
+    assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
+    let status = restored.uplink_of(&restored.origin());
+    assert_eq!(status.state, LinkState::Refused);
+    assert!(
+        status.reason.contains("restored from an old copy"),
+        "{}",
+        status.reason
+    );
+    let uplink = restored.uplink.clone().unwrap();
+    let synced = uplink.sync(LONG, |_| ()).await;
+    assert!(
+        !synced.complete && synced.reason.contains("old copy"),
+        "{synced:?}"
+    );
+    // The log is not held against it: once it has its entries again, it goes on.
+    assert_eq!(
+        city.ledger.log(&restored.origin()).unwrap().quarantined,
+        None
+    );
+    let mut restored = restored;
+    restored.stop().await;
+    let whole = Node::on(county.disk.clone(), &city, true).await;
+    whole.submit(10..12).await;
+    whole.sync().await;
+    same(&whole, &city, &whole.origin());
+}
+
+#[tokio::test]
+async fn intake_opens_again_once_the_log_fits() {
+    let (mut city, county, _) = replicated(10).await;
+    city.stop().await;
+    county
+        .ledger
+        .set_intake(Intake::BehindParent(String::new()));
+    let city = city.restart().await;
+    let mut intake = county.ledger.intake();
+    let open = intake.wait_for(|intake| *intake == Intake::Open);
+    tokio::time::timeout(LONG, open).await.unwrap().unwrap();
+    same(&county, &city, &county.origin());
+}
+
+#[tokio::test]
+async fn a_restored_child_that_grew_is_found_out_and_others_go_on() {
+    let (city, mut county, old) = replicated(10).await;
+    let other = Node::below("rugao", &city).await;
+    county.stop().await;
+    let mut away = Node::on(county.disk.copy(old), &Node::top("nantong").await, false).await;
+    away.submit(50..90).await;
+    away.stop().await;
+    let forked = Node::on(away.disk.clone(), &city, true).await;
+    let origin = forked.origin();
+    city.until(|n| n.child_of(&origin).state == LinkState::Quarantined)
+        .await;
+    forked
+        .until(|n| n.uplink_of(&origin).state == LinkState::Quarantined)
+        .await;
+    let intake = forked.ledger.intake().borrow().clone();
+    assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
+    let view = city.ledger.log(&origin).unwrap();
+    assert_eq!(view.tree.size(), 10);
+    let evidence = city
+        .ledger
+        .state()
+        .get(&crate::ledger::keys::evidence(view.log));
+    let evidence = evidence.unwrap().unwrap();
+    let evidence: crate::proto::ledger::v1::Evidence = prost::Message::decode(evidence).unwrap();
+    let (held, offered): (Note, Note) = (
+        evidence.held.parse().unwrap(),
+        evidence.offered.parse().unwrap(),
+    );
+    let held = held.verify_log(&view.key).unwrap();
+    let offered = offered.verify_log(&view.key).unwrap();
+    assert_eq!((held.size, offered.size), (10, 10));
+    assert_ne!(held.root, offered.root);
+    other.submit(0..10).await;
+    other.sync().await;
+    same(&other, &city, &other.origin());
+}
+
+#[tokio::test]
+async fn a_parent_that_lost_entries_gets_them_again() {
+    let (mut city, county, _) = replicated(10).await;
+    let early = city.ledger.published();
+    county.submit(10..20).await;
+    county.sync().await;
+    city.stop().await;
+    for lost in [city.disk.copy(early.end), Disk::new("nantong")] {
+        let mut city = Node::start(lost, city.address.clone(), None, true).await;
+        county.sync().await;
+        same(&county, &city, &county.origin());
+        city.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restored_parent_goes_on_with_its_childrens_logs() {
+    let (city, county, _) = replicated(10).await;
+    city.ledger.set_intake(Intake::BehindParent(String::new()));
+    county.submit(10..20).await;
+    county.sync().await;
+    same(&county, &city, &county.origin());
+}

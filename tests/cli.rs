@@ -1,0 +1,272 @@
+//! The `hefu` command as a person and a nightly job use it, against real processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from start to end"
+)]
+
+mod support;
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use support::{
+    Domain, QIDONG,
+    process::{Process, configure, port},
+};
+
+const HEADER: &str = "name,title,sector,place.division,place.address,level,state,factor,consequences,\
+                      responsible_unit.name,regulator\n";
+
+fn row(item: &str, level: &str) -> String {
+    format!(
+        "{item},储罐区,C2631,320681,启东市试验路1号,{level},IDENTIFIED,泄漏,FIRE;EXPLOSION,测试企业（虚构）,应急管理局\n"
+    )
+}
+
+fn hefu(domain: &Domain, who: &str, node: &Process, arguments: &[&str]) -> Output {
+    let issued = domain.issue(who);
+    Command::new(env!("CARGO_BIN_EXE_hefu"))
+        .args(arguments)
+        .env("HEFU_SERVER", format!("https://{}", node.address))
+        .env("HEFU_CERT", issued.certificate)
+        .env("HEFU_KEY", issued.key)
+        .env("HEFU_ROOTS", issued.root)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(out),
+        String::from_utf8_lossy(err)
+    )
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn sync(config: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
+    command
+        .args(["sync", "--once", "--timeout", "5", "--config"])
+        .arg(config)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_clerk_and_a_nightly_job_do_their_work() {
+    let domain = Domain::new();
+    let city_config = configure(
+        &domain,
+        "nantong",
+        &domain.folder.path().join("nantong"),
+        None,
+    );
+    let data = domain.folder.path().join("qidong");
+    let config = configure(
+        &domain,
+        "qidong",
+        &data,
+        Some(("nantong", port(&city_config))),
+    );
+    let agency = format!("agency/{QIDONG}");
+    let county = Process::start(&config);
+    let file = domain.folder.path().join("risks.csv");
+    let path = file.display().to_string();
+
+    // A list with a mistake in a cell is not sent; one with a bad row is refused for that row alone.
+    std::fs::write(
+        &file,
+        format!(
+            "\u{feff}{HEADER}{}{}",
+            row("R-1", "MAJOR"),
+            row("R-2", "PURPLE")
+        ),
+    )
+    .unwrap();
+    let submit = ["submit", "risks", path.as_str(), "--agency", QIDONG];
+    let output = hefu(&domain, &agency, &county, &submit);
+    assert_eq!(code(&output), 2, "{}", said(&output));
+    assert!(
+        said(&output).contains("line 3, column level"),
+        "{}",
+        said(&output)
+    );
+    std::fs::write(
+        &file,
+        format!("{HEADER}{}{}", row("R-1", "MAJOR"), row("R-2", "")),
+    )
+    .unwrap();
+    let output = hefu(&domain, &agency, &county, &submit);
+    assert_eq!(code(&output), 3, "{}", said(&output));
+    assert!(said(&output).contains("risk.level"), "{}", said(&output));
+    assert!(said(&output).contains("created 1") && said(&output).contains("refused 1"));
+    std::fs::write(
+        &file,
+        format!("{HEADER}{}{}", row("R-1", "MAJOR"), row("R-2", "LOW")),
+    )
+    .unwrap();
+    let output = hefu(
+        &domain,
+        &agency,
+        &county,
+        &[&submit[..], &["--dry-run"]].concat(),
+    );
+    assert!(said(&output).contains("created 1") && said(&output).contains("unchanged 1"));
+    assert_eq!(code(&hefu(&domain, &agency, &county, &submit)), 0);
+    std::fs::write(&file, format!("{HEADER}{}", row("R-1", "MAJOR"))).unwrap();
+    let output = hefu(
+        &domain,
+        &agency,
+        &county,
+        &[&submit[..], &["--complete"]].concat(),
+    );
+    assert!(said(&output).contains("withdrawn 1"), "{}", said(&output));
+
+    let name = format!("agencies/{QIDONG}/risks/R-1");
+    let output = hefu(&domain, &agency, &county, &["get", &name]);
+    assert!(
+        said(&output).contains("RISK_LEVEL_MAJOR"),
+        "{}",
+        said(&output)
+    );
+    let list = ["list", "risks", "--filter", "level = MAJOR", "-o", "json"];
+    assert_eq!(
+        said(&hefu(&domain, &agency, &county, &list))
+            .lines()
+            .count(),
+        1
+    );
+    let output = hefu(
+        &domain,
+        &agency,
+        &county,
+        &["list", "risks", "--filter", "colour = RED"],
+    );
+    assert_eq!(code(&output), 5);
+    assert!(said(&output).contains("FILTER_INVALID") && said(&output).contains("sector"));
+    let watch = ["watch", "risks", "--from-start", "--count", "2"];
+    assert_eq!(
+        said(&hefu(&domain, &agency, &county, &watch))
+            .lines()
+            .count(),
+        2
+    );
+    let history = format!("agencies/{QIDONG}/risks/R-2");
+    let output = hefu(&domain, &agency, &county, &["history", &history]);
+    assert!(said(&output).contains("withdrawn"), "{}", said(&output));
+    let output = hefu(&domain, &agency, &county, &["get", "agencies/x-y/risks/1"]);
+    assert_eq!(code(&output), 5, "{}", said(&output));
+    assert_eq!(
+        code(&hefu(&domain, "admin/operator", &county, &["status"])),
+        0
+    );
+    assert_eq!(
+        code(&hefu(
+            &domain,
+            "admin/operator",
+            &county,
+            &["verify", "--live"]
+        )),
+        0
+    );
+
+    // The nightly job: the parent is away, then there; the node runs, then does not.
+    let output = sync(&config);
+    assert!([4, 6].contains(&code(&output)), "{}", said(&output));
+    let city = Process::start(&city_config);
+    let output = sync(&config);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert!(
+        said(&output).contains("has cosigned everything"),
+        "{}",
+        said(&output)
+    );
+    let output = hefu(&domain, &agency, &county, &["custody", &name]);
+    assert!(
+        said(&output).contains("nantong") && code(&output) == 0,
+        "{}",
+        said(&output)
+    );
+    hefu(
+        &domain,
+        &agency,
+        &county,
+        &["withdraw", &name, "--reason", "拆除"],
+    );
+    county.kill();
+    let output = sync(&config);
+    assert_eq!(code(&output), 0, "the job does it alone: {}", said(&output));
+
+    // The auditor.
+    let verify = |folder: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_hefu"))
+            .arg("verify")
+            .arg(folder)
+            .output()
+            .unwrap()
+    };
+    let output = verify(&data);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let segment = data.join("journal").join("00000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    std::fs::write(&segment, bytes).unwrap();
+    let output = verify(&data);
+    assert_eq!(code(&output), 7, "{}", said(&output));
+    assert!(said(&output).contains("00000001.seg"), "{}", said(&output));
+    drop(city);
+}
+
+#[test]
+fn a_node_that_is_told_to_stop_drains_and_keeps_everything() {
+    let domain = Domain::new();
+    let data = domain.folder.path().join("qidong");
+    let config = configure(&domain, "qidong", &data, None);
+    let node = Process::start(&config);
+    let file = domain.folder.path().join("risks.csv");
+    let rows: String = (0..300).map(|n| row(&format!("R-{n}"), "LOW")).collect();
+    std::fs::write(&file, format!("{HEADER}{rows}")).unwrap();
+    let path = file.display().to_string();
+    let submit = ["submit", "risks", path.as_str(), "--agency", QIDONG];
+    assert_eq!(
+        code(&hefu(&domain, &format!("agency/{QIDONG}"), &node, &submit)),
+        0
+    );
+    assert!(node.stop().success(), "SIGTERM is a clean stop");
+    let verified = hefu::cli::verify::folder(&data).unwrap();
+    assert_eq!(verified.defects, Vec::<String>::new());
+    assert!(
+        verified.summary.contains("300 entries hashed"),
+        "{}",
+        verified.summary
+    );
+    let rebuilt = Command::new(env!("CARGO_BIN_EXE_hefu"))
+        .args(["rebuild", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert!(
+        said(&rebuilt).contains("risks: 300 live"),
+        "{}",
+        said(&rebuilt)
+    );
+    assert_eq!(
+        hefu::cli::verify::folder(&data).unwrap().defects,
+        Vec::<String>::new()
+    );
+}
