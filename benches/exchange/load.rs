@@ -136,9 +136,10 @@ pub async fn catch_up(county: &Running) -> Result<f64, Failed> {
     let started = Instant::now();
     let synced = uplink.sync(CATCH_UP, |_| ()).await;
     let elapsed = started.elapsed();
-    let own = synced.first().ok_or("no log")?;
-    if own.after < own.size {
-        return Err(format!("{} of {} cosigned: {}", own.after, own.size, own.stopped).into());
+    let own = synced.logs.first().ok_or("no log")?;
+    if !synced.complete {
+        let (after, size, why) = (own.after, own.size, &synced.reason);
+        return Err(format!("{after} of {size} cosigned: {why}").into());
     }
     Ok((own.after - own.before) as f64 / elapsed.as_secs_f64())
 }
@@ -184,7 +185,7 @@ pub async fn bare_catch_up(channel: &Channel, batches: &[Batch]) -> Result<f64, 
 /// The median of an append of one record and its fdatasync, in microseconds.
 pub fn fdatasync(folder: &Path) -> Result<f64, Failed> {
     let path = folder.join("fdatasync");
-    let mut file = File::create(&path)?;
+    let mut file = File::options().create_new(true).write(true).open(&path)?;
     let mut times = Vec::new();
     for _ in 0..500 {
         let started = Instant::now();
@@ -194,5 +195,8 @@ pub fn fdatasync(folder: &Path) -> Result<f64, Failed> {
     }
     std::fs::remove_file(path)?;
     times.sort_unstable();
-    Ok(times[times.len() / 2].as_secs_f64() * 1e6)
+    Ok(times
+        .get(times.len() / 2)
+        .map_or(0.0, Duration::as_secs_f64)
+        * 1e6)
 }

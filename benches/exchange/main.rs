@@ -8,6 +8,8 @@
 //! `-- --quick` takes less than a minute; `-- --json` prints one object; `-- --rows N` sets the
 //! length of the list.
 
+#![allow(missing_docs)]
+
 mod bare;
 mod load;
 mod records;

@@ -53,6 +53,5 @@ pub fn risk(n: u64) -> Risk {
         regulator: "启东市应急管理局".to_owned(),
         review_cycle_days: 90,
         note: "合成数据，非真实记录".to_owned(),
-        ..Risk::default()
     }
 }

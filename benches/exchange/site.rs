@@ -24,7 +24,7 @@ use hefu::{
         replication::v1::replication_service_server::ReplicationServiceServer,
         risk::v1::risk_service_server::RiskServiceServer,
     },
-    replication::uplink::Uplink,
+    replication::Uplink,
     types::Identity,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
