@@ -29,13 +29,16 @@ use crate::{
         replication::Dial, token::Tokens,
     },
     storage::{
-        Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError, durable,
+        Behind, Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError,
+        durable,
     },
     types::{AgencyTable, Clock, DivisionTable, RuleTable, SystemClock},
 };
 
 /// How often free space is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(5);
+/// Bytes of the derived state that may wait to be applied: some 70,000 entries.
+const BACKLOG: usize = 64 * 1024 * 1024;
 /// Calls that are under way at a stop get this long.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -208,7 +211,7 @@ pub struct Stores {
     /// The truth.
     pub journal: Arc<Journal>,
     /// What is derived.
-    pub state: Arc<SledState>,
+    pub state: Arc<Behind<SledState>>,
 }
 
 impl Stores {
@@ -235,7 +238,7 @@ impl Stores {
         }
         Ok(Self {
             journal: Arc::new(journal),
-            state: Arc::new(state),
+            state: Arc::new(Behind::new(state, BACKLOG)?),
         })
     }
 }
