@@ -1,5 +1,7 @@
 //! Records to submit: valid, distinct, about 512 bytes each.
 
+#![allow(clippy::indexing_slicing)]
+
 use hefu::proto::{
     risk::v1::{ConsequenceType, Risk, RiskLevel, RiskState},
     r#type::v1::{Datum, Place, Unit},

@@ -75,10 +75,10 @@ pub trait StateStore: Send + Sync + 'static {
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + Send + 'a>;
 
-    /// Applies a batch, all of it or none, if it has at most 256 changes.
+    /// Applies a batch. After a kill all of it is there or nothing, if it has at most 256 changes.
     ///
-    /// A larger one is applied as several such parts, the highest keys first. A reader, or a kill
-    /// between two parts, may see some of them. So the key that says which part of the log is
+    /// A larger one is applied as several such parts, the highest keys first: a kill between two
+    /// leaves some of them. A reader meanwhile may see some of the changes. So the key that says which part of the log is
     /// applied must sort before all others: it then never claims what is not there, and applying
     /// the log again from where it stands makes the batch whole.
     ///
