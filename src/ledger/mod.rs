@@ -24,7 +24,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use apply::Counts;
-use apply::{Entries, StateTiles};
+use apply::{Entries, Parsed, StateTiles};
 use committer::Command;
 use entry::StoredEntry;
 use head::{EntryRef, Head};
@@ -125,10 +125,14 @@ pub struct Accepted {
 
 impl Accepted {
     fn standing(outcome: Outcome, entry: &StoredEntry) -> Self {
+        Self::of(outcome, entry, entry.head(), entry.leaf_hash())
+    }
+
+    fn of(outcome: Outcome, entry: &StoredEntry, head: Head, leaf: Hash) -> Self {
         Self {
             outcome,
-            head: entry.head(),
-            leaf_hash: Some(entry.leaf_hash()),
+            head,
+            leaf_hash: Some(leaf),
             withdraw_reason: entry.message.withdraw_reason.clone(),
             submitter: entry.message.submitter.clone(),
             cascaded: Vec::new(),
@@ -248,7 +252,15 @@ impl Ledger {
     /// # Errors
     /// [`SubmitError::Stopped`].
     pub async fn mirror(&self, batch: MirrorBatch) -> Result<Mirrored, SubmitError> {
-        self.ask(|reply| Command::Mirror(batch, reply)).await
+        // Reading and hashing needs nothing of the committer, whose time is what is scarce.
+        let entries = batch.entries.iter().zip(batch.start..);
+        let parsed = entries.map(|(bytes, index)| {
+            let (log, index) = (batch.log, LogIndex(index));
+            Parsed::new(EntryRef { log, index }, bytes.clone())
+        });
+        let parsed = parsed.collect();
+        self.ask(|reply| Command::Mirror(batch, parsed, reply))
+            .await
     }
 
     /// The number of the log of this key, registered now if it is new.
