@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, SubmitError, Submitted,
     apply::{Entries, Parsed, Trees, apply, apply_entry},
-    entry::{FORMAT, StoredEntry, timestamp},
-    head::{EntryRef, Head, content_hash},
+    decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
+    entry::{StoredEntry, timestamp},
+    head::{EntryRef, Head},
     keys,
     merkle::leaf_hash,
     note::{Checkpoint, NodeKey, Note, VerifierKey},
@@ -30,7 +31,7 @@ use super::{
     staged::{Staged, StateRead},
 };
 use crate::{
-    proto::ledger::v1::{self as pb, Action},
+    proto::ledger::v1 as pb,
     storage::{Frame, FrameKind, LogStore, Position, SlotFile, StateStore, StorageError},
     types::{Clock, LedgerTime, LogIndex, LogNo, Reason, RecordName, Refusal},
 };
@@ -627,77 +628,6 @@ fn replay(proposal: &Proposal, group: &Group<'_>) -> Result<Option<Accepted>, Ju
             Ok(Some(accepted))
         }
         _ => Err(Refusal::new(Reason::RequestIdReused).into()),
-    }
-}
-
-fn refuse_intake(intake: &Intake) -> Result<(), Refusal> {
-    match intake {
-        Intake::Open => Ok(()),
-        Intake::Full => Err(Refusal::new(Reason::StorageFull)),
-        Intake::BehindParent(_) => Err(Refusal::new(Reason::BehindParent)),
-        Intake::Failed(_) => Err(Refusal::new(Reason::StorageFailed)),
-    }
-}
-
-fn check_preconditions(proposal: &Proposal, head: Option<&Head>) -> Result<(), Refusal> {
-    if head.is_some_and(|head| head.entry.log != LogNo::OWN) {
-        return Err(Refusal::new(Reason::RecordElsewhere));
-    }
-    if head.is_none() && matches!(proposal.intent, Intent::Withdraw { .. }) {
-        return Err(Refusal::new(Reason::RecordNotFound));
-    }
-    match (&proposal.etag, head) {
-        (Some(etag), Some(head)) if *etag == head.etag() => Ok(()),
-        (Some(_), _) => Err(Refusal::new(Reason::EtagStale)),
-        (None, _) => Ok(()),
-    }
-}
-
-fn is_so_already(intent: &Intent, head: &Head) -> bool {
-    match intent {
-        Intent::Submit(record) => !head.withdrawn && content_hash(record) == head.hash,
-        Intent::Withdraw { .. } => head.withdrawn,
-    }
-}
-
-fn new_entry(
-    proposal: &Proposal,
-    head: Option<&Head>,
-    record: &Bytes,
-    cascaded: &[RecordName],
-    now: LedgerTime,
-) -> pb::Entry {
-    let (action, reason) = match &proposal.intent {
-        Intent::Submit(_) => (Action::Submit, String::new()),
-        Intent::Withdraw { reason, .. } => (Action::Withdraw, reason.clone()),
-    };
-    let (id, hash) = match &proposal.request {
-        Some((id, hash)) => (id.to_string(), hash.to_vec()),
-        None => (String::new(), Vec::new()),
-    };
-    let revision = head.map_or(1, |head| head.revision + 1);
-    pb::Entry {
-        format: FORMAT,
-        time: Some(timestamp(now)),
-        name: proposal.name.to_string(),
-        submitter: proposal.submitter.clone(),
-        action: action.into(),
-        revision: i64::try_from(revision).unwrap_or(i64::MAX),
-        previous: head.map(|head| head.entry.index.0),
-        request_id: id,
-        request_hash: hash,
-        record: record.clone(),
-        withdraw_reason: reason,
-        create_time: Some(timestamp(head.map_or(now, |head| head.created))),
-        cascaded: cascaded.iter().map(ToString::to_string).collect(),
-    }
-}
-
-fn outcome_of(entry: &StoredEntry) -> Outcome {
-    match (entry.withdrawn(), entry.revision()) {
-        (true, _) => Outcome::Withdrawn,
-        (false, 1) => Outcome::Created,
-        (false, _) => Outcome::Revised,
     }
 }
 

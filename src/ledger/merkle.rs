@@ -78,6 +78,9 @@ impl Tree {
     /// # Errors
     /// As [`TileSource::tile`].
     pub fn load<S: TileSource>(size: u64, last: Vec<Hash>, tiles: &S) -> Result<Self, S::Error> {
+        if size == 0 {
+            return Ok(Self::default());
+        }
         let mut tree = Self {
             size,
             partial: vec![last],

@@ -5,6 +5,7 @@
 mod apply;
 pub mod audit;
 mod committer;
+mod decide;
 pub mod entry;
 pub mod head;
 pub mod keys;

@@ -109,7 +109,16 @@ async fn a_parent_that_lost_entries_gets_them_again() {
     for lost in [city.disk.copy(early.end), Disk::new("nantong")] {
         let mut city = Node::start(lost, city.address.clone(), None, true).await;
         county.sync().await;
-        same(&county, &city, &county.origin());
+        // What was cosigned before the loss counts as cosigned; the entries themselves are on their way.
+        let (origin, mut follow) = (county.origin(), city.ledger.follow());
+        while city
+            .ledger
+            .log(&origin)
+            .is_none_or(|view| view.tree.size() < 20)
+        {
+            follow.changed().await.unwrap();
+        }
+        same(&county, &city, &origin);
         city.stop().await;
     }
 }
