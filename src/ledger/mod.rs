@@ -17,7 +17,9 @@ pub mod staged;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -183,6 +185,19 @@ pub struct Submitted {
     pub end: Position,
 }
 
+/// Proposals that are under way. Dropping it does not call them back.
+#[derive(Debug)]
+pub struct Submitting(oneshot::Receiver<Result<Submitted, SubmitError>>);
+
+impl Future for Submitting {
+    type Output = Result<Submitted, SubmitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.0).poll(cx);
+        answer.map(|answer| answer.unwrap_or(Err(SubmitError::Stopped)))
+    }
+}
+
 /// Entries of another log, to be verified and stored.
 #[derive(Debug, Clone)]
 pub struct MirrorBatch {
@@ -245,7 +260,20 @@ impl Ledger {
     /// # Errors
     /// [`SubmitError::Stopped`]; whether they were taken is then known after a restart, by retry.
     pub async fn submit(&self, proposals: Vec<Proposal>) -> Result<Submitted, SubmitError> {
-        self.ask(|reply| Command::Submit(proposals, reply)).await
+        self.enqueue(proposals).await?.await
+    }
+
+    /// As [`Ledger::submit`], in two steps: proposals are decided in the order in which this returns, and
+    /// are durable when the result is there.
+    ///
+    /// # Errors
+    /// [`SubmitError::Stopped`].
+    pub async fn enqueue(&self, proposals: Vec<Proposal>) -> Result<Submitting, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Submit(proposals, reply);
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| SubmitError::Stopped)?;
+        Ok(Submitting(answer))
     }
 
     /// Verifies and stores a batch of another log.
