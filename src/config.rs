@@ -51,6 +51,9 @@ pub struct Config {
     /// Storage.
     #[serde(default)]
     pub storage: StorageConfig,
+    /// The audit trail.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -80,6 +83,9 @@ pub struct TlsConfig {
     pub key: PathBuf,
     /// PEM files: the roots that clients, children and the parent are verified with.
     pub roots: Vec<PathBuf>,
+    /// PEM files: revocation lists of the authorities behind the roots.
+    #[serde(default)]
+    pub crls: Vec<PathBuf>,
 }
 
 /// How a child brings its parent up to date.
@@ -116,6 +122,8 @@ pub struct ReferenceConfig {
     pub divisions: Option<PathBuf>,
     /// TOML of dated rules.
     pub rules: Option<PathBuf>,
+    /// TOML of grants: who may do what.
+    pub policy: Option<PathBuf>,
 }
 
 /// `[storage]`.
@@ -137,6 +145,20 @@ impl Default for StorageConfig {
             segment_mib: 64,
             watermark_mib: 1_024,
         }
+    }
+}
+
+/// `[audit]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Days that the audit trail is kept: 183 at least.
+    pub keep_days: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { keep_days: 400 }
     }
 }
 
@@ -179,15 +201,18 @@ pub const KEYS: &[&str] = &[
     "tls.certificate",
     "tls.key",
     "tls.roots",
+    "tls.crls",
     "parent.endpoint",
     "parent.node",
     "parent.mode",
     "reference.agencies",
     "reference.divisions",
     "reference.rules",
+    "reference.policy",
     "storage.cache_mib",
     "storage.segment_mib",
     "storage.watermark_mib",
+    "audit.keep_days",
     "log.level",
     "log.format",
 ];
@@ -264,6 +289,7 @@ impl Config {
                 0,
                 1_048_576,
             ),
+            ("audit.keep_days", self.audit.keep_days.into(), 183, 36_500),
         ];
         for (key, value, low, high) in sizes {
             if !(low..=high).contains(&value) {
@@ -321,8 +347,10 @@ fn override_error(flag: &str) -> ConfigError {
 fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError> {
     let (section, name) = key.split_once('.').ok_or_else(|| override_error(key))?;
     let value = match key {
-        "tls.roots" => toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>()),
-        _ if name.ends_with("_mib") => {
+        "tls.roots" | "tls.crls" => {
+            toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>())
+        }
+        _ if name.ends_with("_mib") || name.ends_with("_days") => {
             let number: i64 = text.parse().map_err(|_| override_error(key))?;
             toml::Value::from(number)
         }

@@ -1,5 +1,7 @@
 //! The composition root: open what a configuration names, bind, serve, drain.
 
+mod reference;
+
 use std::{
     future::Future,
     net::SocketAddr,
@@ -9,38 +11,45 @@ use std::{
 };
 
 use jiff::Timestamp;
-use tokio::net::TcpListener;
+pub use reference::{RULES_CHECK, Reference};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    audit::{AuditError, Trail},
     config::{Config, ConfigError, ReplicationMode},
     gateway::{
         client::{DialError, Dialer},
         serve,
+        stack::Gate,
         tls::{self, Credentials, TlsError},
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
     replication::{Board, Mirror, Uplink, UplinkOptions},
     services::{
-        self, access::Access, node::Nodes, position::Positions, register::Shared,
-        replication::Dial, token::Tokens,
+        self,
+        access::{Access, Rules},
+        methods::Methods,
+        node::Nodes,
+        position::Positions,
+        register::Shared,
+        replication::Dial,
+        token::Tokens,
     },
     storage::{
         Behind, Journal, JournalOptions, Opened, Position, SledOptions, SledState, StorageError,
         durable,
     },
-    types::{AgencyTable, Clock, DivisionTable, RuleTable, SystemClock},
+    types::{Clock, SystemClock},
 };
 
 /// How often free space is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(5);
 /// Bytes of the derived state that may wait to be applied: some 70,000 entries.
 const BACKLOG: usize = 64 * 1024 * 1024;
-/// Calls that are under way at a stop get this long.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long a node that starts waits for its parent's greeting.
 const GREETING: Duration = Duration::from_secs(3);
@@ -73,6 +82,9 @@ pub enum NodeError {
         /// Why.
         cause: std::io::Error,
     },
+    /// The audit trail.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Storage.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -103,6 +115,19 @@ impl DataFolder {
         Self(path.to_owned())
     }
 
+    /// A data folder, made where there is none.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`].
+    pub fn create(path: &Path) -> Result<Self, NodeError> {
+        let failed = |cause| NodeError::Data {
+            path: path.to_owned(),
+            cause,
+        };
+        durable::create_dir_all(path, durable::Access::Owner).map_err(failed)?;
+        Ok(Self::new(path))
+    }
+
     /// The journal: the truth.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
@@ -122,6 +147,12 @@ impl DataFolder {
             "state.damaged-{}",
             Timestamp::now().as_millisecond()
         ))
+    }
+
+    /// The audit trail.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.0.join("audit")
     }
 
     /// The newest signed checkpoint, outside the journal.
@@ -156,54 +187,6 @@ impl DataFolder {
         let wrong = |_| failed(std::io::Error::other("a signing seed has 32 bytes"));
         bytes.try_into().map_err(wrong)
     }
-}
-
-/// Reference data of a node: what the configuration does not name is the program's own.
-pub struct Reference {
-    /// Agencies.
-    pub agencies: Arc<AgencyTable>,
-    /// Divisions.
-    pub divisions: Arc<DivisionTable>,
-    /// Rules.
-    pub rules: Arc<RuleTable>,
-}
-
-impl Reference {
-    /// Loads it.
-    ///
-    /// # Errors
-    /// [`NodeError::Reference`] names file and line.
-    pub fn load(config: &Config) -> Result<Self, NodeError> {
-        let paths = &config.reference;
-        let agencies = table(paths.agencies.as_deref(), AgencyTable::from_csv)?;
-        let divisions = table(paths.divisions.as_deref(), DivisionTable::from_csv)?;
-        let rules = table(paths.rules.as_deref(), RuleTable::from_toml)?;
-        Ok(Self {
-            agencies: Arc::new(agencies.unwrap_or_default()),
-            divisions: Arc::new(divisions.unwrap_or_else(DivisionTable::builtin)),
-            rules: Arc::new(rules.unwrap_or_else(RuleTable::builtin)),
-        })
-    }
-
-    /// The registers over it.
-    #[must_use]
-    pub fn registers(&self) -> Registers {
-        Registers::new(self.divisions.clone(), self.rules.clone())
-    }
-}
-
-fn table<T, E: std::fmt::Display>(
-    path: Option<&Path>,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<Option<T>, NodeError> {
-    let Some(path) = path else { return Ok(None) };
-    let failed = |cause: String| NodeError::Reference {
-        path: path.to_owned(),
-        cause,
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    parse(text).map(Some).map_err(|e| failed(e.to_string()))
 }
 
 /// The stores of a data folder.
@@ -243,12 +226,32 @@ impl Stores {
     }
 }
 
+/// What is read again when its file changes.
+struct Watching {
+    registers: Arc<Registers>,
+    rules: watch::Sender<Arc<Rules>>,
+    /// Why the newest files are not in force.
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Watching {
+    fn new(registers: &Arc<Registers>, reference: &Reference) -> Self {
+        Self {
+            registers: registers.clone(),
+            rules: watch::Sender::new(Arc::new(reference.access())),
+            failed: watch::Sender::new(None),
+        }
+    }
+}
+
 /// A node that is open and bound, and not yet serving.
 pub struct Node {
     listener: TcpListener,
     server: rustls::ServerConfig,
+    gate: Gate,
     routes: Routes,
     health: HealthReporter,
+    watching: Watching,
     ledger: Ledger,
     uplink: Option<Arc<Uplink>>,
     /// Tells everything that runs to stop.
@@ -280,33 +283,30 @@ impl Node {
     ) -> Result<Self, NodeError> {
         let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
-        let data = DataFolder::new(&config.node.data);
-        let failed = |cause| NodeError::Data {
-            path: config.node.data.clone(),
-            cause,
-        };
-        durable::create_dir_all(&config.node.data, durable::Access::Owner).map_err(failed)?;
+        let data = DataFolder::create(&config.node.data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let registers = Arc::new(reference.registers());
         let seed = data.load_seed()?;
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
-        let options = UplinkOptions {
-            continuous: config.parent.as_ref().map(|parent| parent.mode)
-                == Some(ReplicationMode::Continuous),
-            ..UplinkOptions::default()
-        };
-        let uplink = uplink(&config, credentials, board.clone(), options)?;
+        let mode = config.parent.as_ref().map(|parent| parent.mode);
+        let continuous = mode == Some(ReplicationMode::Continuous);
+        let uplink = uplink(&config, credentials, board.clone(), continuous)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
             .unwrap_or_default();
         let tokens = Tokens::new(&seed);
+        let methods = Methods::new(&registers);
+        let watching = Watching::new(&registers, &reference);
+        let access = Access::new(watching.rules.subscribe(), id.clone());
+        let trail = Trail::open(&data.audit(), config.audit.keep_days, clock.clone())?;
         let shared = Arc::new(Shared {
+            trail: trail.clone(),
             ledger: ledger.clone(),
             registers,
-            access: Access::new(reference.agencies, id.clone()),
+            access: access.clone(),
             positions: Positions::new(tokens.clone(), origin),
             tokens,
             clock: clock.clone(),
@@ -321,9 +321,10 @@ impl Node {
             board: board.clone(),
             data: config.node.data.clone(),
             watermark: config.storage.watermark_mib * 1024 * 1024,
+            rules_failed: watching.failed.subscribe(),
         };
-        let mirror = Mirror::new(board, stop.clone());
-        let (routes, health) = services::routes(shared, nodes, mirror)
+        let mirror = Mirror::new(board, Arc::new(access.clone()), stop.clone());
+        let (routes, health) = services::routes(shared, nodes, mirror, methods.clone())
             .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
         let address = config.node.listen;
         let bound = TcpListener::bind(address).await;
@@ -332,8 +333,14 @@ impl Node {
         Ok(Self {
             listener,
             server,
+            gate: Gate {
+                access,
+                methods,
+                trail,
+            },
             routes,
             health,
+            watching,
             ledger,
             uplink,
             stop,
@@ -375,16 +382,15 @@ impl Node {
         let address = self.address()?;
         let stop = self.stop.clone();
         let mut intake = self.ledger.intake();
-        let mut failing = self.ledger.intake();
-        let telling = stop.clone();
-        tokio::spawn(async move {
-            let failed = failing.wait_for(|intake| matches!(intake, Intake::Failed(_)));
-            tokio::select! {
-                () = shutdown => {}
-                _ = failed => {}
-            }
-            telling.cancel();
-        });
+        let trail = self.gate.trail.clone();
+        trail.event(format!("started, {}", env!("CARGO_PKG_VERSION")))?;
+        tokio::spawn(stop_on(
+            shutdown,
+            self.ledger.intake(),
+            trail.failing(),
+            stop.clone(),
+        ));
+        let keeping = tokio::spawn(keep(trail.clone()));
         let uplink = self.uplink.clone().map(|uplink| {
             let stop = stop.clone();
             tokio::spawn(async move { uplink.run(stop).await })
@@ -398,6 +404,13 @@ impl Node {
             self.ledger.clone(),
             self.config.node.data.clone(),
             self.config.storage.watermark_mib * 1024 * 1024,
+        ));
+        let rules = tokio::spawn(reference::watch_rules(
+            self.config.reference.clone(),
+            self.watching.registers,
+            self.watching.rules,
+            self.watching.failed,
+            trail.clone(),
         ));
         self.health
             .set_service_status("", ServingStatus::Serving)
@@ -414,17 +427,23 @@ impl Node {
             self.listener,
             self.server,
             domain,
+            self.gate,
             self.routes,
             stop.clone().cancelled_owned(),
-            DRAIN,
+            serve::Limits::default(),
         )
         .await;
         stop.cancel();
         space.abort();
+        rules.abort();
         if let Some(uplink) = uplink {
             let _ = uplink.await;
         }
         self.ledger.stop().await;
+        keeping.abort();
+        // A trail that failed has said so, and is the reason that the node stops.
+        trail.event("stopped")?;
+        trail.sync()?;
         if let Intake::Failed(why) = &*intake.borrow_and_update() {
             return Err(NodeError::Failed(why.clone()));
         }
@@ -443,11 +462,7 @@ pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>
     let registers = Arc::new(Reference::load(config)?.registers());
     let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
     let board = board(config, &ledger, &clock)?;
-    let options = UplinkOptions {
-        continuous: false,
-        ..UplinkOptions::default()
-    };
-    let uplink = uplink(config, &credentials, board, options)?;
+    let uplink = uplink(config, &credentials, board, false)?;
     Ok((ledger, uplink))
 }
 
@@ -527,10 +542,14 @@ fn uplink(
     config: &Config,
     credentials: &Credentials,
     board: Arc<Board>,
-    options: UplinkOptions,
+    continuous: bool,
 ) -> Result<Option<Arc<Uplink>>, NodeError> {
     let Some(parent) = &config.parent else {
         return Ok(None);
+    };
+    let options = UplinkOptions {
+        continuous,
+        ..UplinkOptions::default()
     };
     let expected = Some((config.trust_domain()?, parent.node_id()?));
     let (dialer, endpoint) = (Dialer::new(credentials)?, parent.endpoint.clone());
@@ -545,6 +564,33 @@ fn uplink(
         connecting
     });
     Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
+}
+
+/// Tells everything to stop when it is asked to, or when what must last cannot be written.
+async fn stop_on(
+    shutdown: impl Future<Output = ()>,
+    mut intake: watch::Receiver<Intake>,
+    mut unrecorded: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    let failed = intake.wait_for(|intake| matches!(intake, Intake::Failed(_)));
+    tokio::select! {
+        () = shutdown => {}
+        _ = failed => {}
+        _ = unrecorded.wait_for(|failed| *failed) => {}
+    }
+    stop.cancel();
+}
+
+/// Makes the audit trail durable every second.
+async fn keep(trail: Trail) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        let trail = trail.clone();
+        // Its failure is told by the trail itself, and stops the node.
+        let _ = tokio::task::spawn_blocking(move || trail.sync()).await;
+    }
 }
 
 /// Closes intake while the disk is below its watermark.

@@ -270,3 +270,79 @@ fn a_node_that_is_told_to_stop_drains_and_keeps_everything() {
         Vec::<String>::new()
     );
 }
+
+/// The operator's questions: why may somebody, what was revoked.
+#[test]
+fn an_operator_asks_the_policy_and_revokes_a_certificate() {
+    let domain = Domain::new();
+    let folder = domain.folder.path();
+    let config = configure(&domain, "qidong", &folder.join("qidong"), None);
+    let hefu = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hefu"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        (code(&output), said(&output))
+    };
+    let config = config.to_str().unwrap();
+    let check = |who: &str, may: &str, of: &str| {
+        let asked = [
+            "policy", "check", "--config", config, "--as", who, "--may", may,
+        ];
+        hefu(&[asked.as_slice(), &["--register", "risks", "--of", of]].concat())
+    };
+    let (code, text) = check("agency/qidong-emergency", "read", "qidong-housing");
+    assert!(code == 0 && text.starts_with("allowed: grant 1"), "{text}");
+    let (code, text) = check("agency/qidong-emergency", "read", "rudong-emergency");
+    assert!(code == 5 && text.contains("lies in 320623"), "{text}");
+    let (code, text) = check("auditor/one", "read", "qidong-housing");
+    assert!(
+        code == 5 && text.contains("no grant lets auditor/one read"),
+        "{text}"
+    );
+    let (code, text) = check("agency/qidong-emergency", "write", "qidong-housing");
+    assert!(code == 1 && text.contains("none of submit"), "{text}");
+
+    let cases = folder.join("cases.toml");
+    let case = |expect: &str| {
+        format!("[[case]]\nas = \"auditor/one\"\nmay = \"audit\"\nexpect = \"{expect}\"\n")
+    };
+    let test = |text: String| {
+        std::fs::write(&cases, text).unwrap();
+        hefu(&[
+            "policy",
+            "test",
+            "--config",
+            config,
+            cases.to_str().unwrap(),
+        ])
+    };
+    let (code, text) = test(case("allow"));
+    assert!(
+        code == 0 && text.contains("1 cases, 0 not as expected"),
+        "{text}"
+    );
+    let (code, text) = test(case("allow") + &case("deny"));
+    assert!(
+        code == 5 && text.contains("2 cases, 1 not as expected"),
+        "{text}"
+    );
+    let (code, text) = test(case("perhaps"));
+    assert!(code == 1 && text.contains("case 1: expect"), "{text}");
+
+    let pki = folder.join("pilot").to_str().unwrap().to_owned();
+    let pki = |arguments: &[&str]| hefu(&[&["pki"], arguments, &["--dir", &pki]].concat());
+    assert_eq!(pki(&["init"]).0, 0);
+    assert_eq!(pki(&["issue", "agency/qidong-emergency"]).0, 0);
+    assert_eq!(pki(&["issue", "auditor/one"]).0, 0);
+    let (code, text) = pki(&["revoke", "agency/qidong-emergency", "--reason", "key lost"]);
+    assert!(code == 0 && text.contains("crl.pem"), "{text}");
+    let (code, text) = pki(&["revoke", "agency/qidong-emergency", "--reason", "again"]);
+    assert!(code == 1 && text.contains("nothing to revoke"), "{text}");
+    let (code, text) = pki(&["list"]);
+    assert!(
+        code == 0 && text.contains("key lost") && text.contains("valid"),
+        "{text}"
+    );
+    assert_eq!(pki(&["crl"]).0, 0);
+}

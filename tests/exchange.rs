@@ -64,6 +64,7 @@ fn parent() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_travel_up_three_tiers_and_both_sides_can_prove_it() {
     let domain = Domain::new();
+    domain.grant("[[grant]]\nwho = [\"node/nantong\"]\nmay = [\"replicate\"]\nbrings = [\"*\"]\n");
     let province = domain.start("jiangsu", None).await;
     let city = domain.start("nantong", Some(("jiangsu", &province))).await;
     let county = domain.start("qidong", Some(("nantong", &city))).await;
@@ -662,15 +663,16 @@ async fn what_one_may_not_do_is_refused_and_what_one_may_not_see_is_absent() {
         .unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     let entries = hefu::proto::ledger::v1::ListEntriesRequest::default();
-    let entries = rudong
-        .ledger
-        .list_entries(entries)
-        .await
-        .unwrap()
-        .into_inner()
-        .entries;
+    let page = rudong.ledger.list_entries(entries.clone()).await.unwrap();
+    let page = page.into_inner();
+    assert!(page.entries.is_empty(), "{page:?}");
+    assert_eq!((page.size, page.next_start), (1, 1));
+    let auditor = domain.channel("auditor/one", &county).await;
+    let mut auditor = Clients::new(auditor);
+    let page = auditor.ledger.list_entries(entries).await.unwrap();
+    let entries = page.into_inner().entries;
     assert!(entries[0].entry_bytes.is_empty() && entries[0].entry.is_none());
-    assert!(entries[0].leaf_hash.is_some(), "hashes are for everyone");
+    assert!(entries[0].leaf_hash.is_some(), "hashes are for auditors");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -400,7 +400,7 @@ async fn certificates_that_name_nobody_here_do_not_get_in() {
         refused
             .unwrap_err()
             .to_string()
-            .contains("not that of node nantong")
+            .contains("the server is node/qidong, not node/nantong")
     );
 }
 

@@ -16,7 +16,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["types", "proto"],
     &["storage"],
-    &["ledger"],
+    &["ledger", "audit"],
     &["registers", "replication"],
     &["services"],
     &["config"],

@@ -10,13 +10,15 @@ use std::{
 
 use hefu::{
     config::{
-        Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
+        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
         StorageConfig, TlsConfig,
     },
     gateway::{
+        accept::accept,
         client::{ClientFiles, Dialer},
         pki::{Authority, Issued},
-        tls::{self, Credentials},
+        serve::Limits,
+        tls::Credentials,
     },
     ledger::Ledger,
     node::{Node, NodeError},
@@ -29,6 +31,7 @@ use hefu::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 
 use super::{Failed, bare::Bare, records};
@@ -120,6 +123,7 @@ impl Site {
                 ..ReferenceConfig::default()
             },
             storage: StorageConfig::default(),
+            audit: AuditConfig::default(),
             log: LogConfig::default(),
         };
         let data = config.node.data.clone();
@@ -146,7 +150,14 @@ impl Site {
         let config = Credentials::of(&tls_config(self.issue("bare")?))?.server()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let connections = tls::accept(listener, Arc::new(config), DOMAIN.parse()?);
+        let connections = accept(
+            listener,
+            Arc::new(config),
+            DOMAIN.parse()?,
+            Limits::default(),
+            CancellationToken::new(),
+            None,
+        );
         let serving = Server::builder()
             .max_concurrent_streams(256)
             .initial_stream_window_size(1 << 20)
@@ -181,6 +192,7 @@ fn tls_config(issued: Issued) -> TlsConfig {
         certificate: issued.certificate,
         key: issued.key,
         roots: vec![issued.root],
+        crls: Vec::new(),
     }
 }
 

@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     config::{
-        Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, StorageConfig, TlsConfig,
+        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, StorageConfig,
+        TlsConfig,
     },
     gateway::{
         client::{ClientFiles, Dialer},
@@ -219,6 +220,7 @@ impl Stage {
         let issued = self.issue("node", name)?;
         let port = if self.port == 0 { 0 } else { self.port + at };
         let mut config = Config {
+            audit: AuditConfig::default(),
             node: NodeConfig {
                 id: name.to_owned(),
                 trust_domain: DOMAIN.to_owned(),
@@ -226,6 +228,7 @@ impl Stage {
                 listen: (Ipv4Addr::LOCALHOST, port).into(),
             },
             tls: TlsConfig {
+                crls: Vec::new(),
                 certificate: issued.certificate,
                 key: issued.key,
                 roots: vec![issued.root],
@@ -286,10 +289,8 @@ impl Stage {
         let mut submitting = Vec::new();
         for county in counties {
             let here = |agency: &&Agency| {
-                agency
-                    .node
-                    .as_ref()
-                    .is_some_and(|node| node.as_str() == county.name)
+                let node = agency.nodes.first();
+                node.is_some_and(|node| node.as_str() == county.name)
             };
             for agency in self.agencies.iter().filter(here) {
                 let rows = rows.of(agency.id.as_str());

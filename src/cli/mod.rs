@@ -1,8 +1,10 @@
 //! The `hefu` command: one file for each server command, one folder for the client.
 
+mod audit;
 pub mod client;
 pub mod demo;
 mod pki;
+mod policy;
 mod serve;
 mod sync;
 pub mod verify;
@@ -64,6 +66,10 @@ enum Command {
     Rebuild(serve::Rebuild),
     /// A small certificate authority for pilots and tests
     Pki(pki::Pki),
+    /// Who did what: the audit trail of a node
+    Audit(audit::Audit),
+    /// Ask an access policy, or test it
+    Policy(policy::Policy),
     #[command(flatten)]
     Client(args::Command),
 }
@@ -121,6 +127,8 @@ async fn run(cli: Cli) -> Exit {
         Command::Sync(sync) => sync.run(&connection).await,
         Command::Verify(verify) => verify.run(&connection).await,
         Command::Rebuild(rebuild) => rebuild.run().await,
+        Command::Audit(audit) => audit.run(&connection).await,
+        Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),
         Command::Client(command) => commands::run(command, &connection)
             .await

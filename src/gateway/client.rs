@@ -4,16 +4,17 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName, version::TLS13};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{
-    identity::holder,
+    explain,
+    identity::{Holder, holder},
     tls::{Credentials, TlsError, provider},
 };
-use crate::types::{NodeId, Role, TrustDomain};
+use crate::types::{NodeId, TrustDomain};
 
 /// A connection attempt ends after this.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -51,7 +52,7 @@ pub struct ClientFiles {
 /// Dials nodes.
 #[derive(Clone)]
 pub struct Dialer {
-    config: Arc<ClientConfig>,
+    pub(super) config: Arc<ClientConfig>,
 }
 
 impl Dialer {
@@ -100,7 +101,7 @@ impl Dialer {
         let connecting = endpoint.connect_with_connector(service_fn(move |_| connector.dial()));
         connecting.await.map_err(|error| DialError::Connect {
             server: server.to_owned(),
-            cause: innermost(&error),
+            cause: explain::cause(&error),
         })
     }
 
@@ -154,7 +155,7 @@ struct Connector {
     expected: Option<(TrustDomain, NodeId)>,
 }
 
-type Stream = TokioIo<tokio_rustls::client::TlsStream<TcpStream>>;
+type Stream = TokioIo<TlsStream<TcpStream>>;
 
 impl Connector {
     fn dial(&self) -> impl Future<Output = io::Result<Stream>> + Send + use<> {
@@ -162,29 +163,32 @@ impl Connector {
         async move {
             let tcp = TcpStream::connect((connector.host.as_str(), connector.port)).await?;
             tcp.set_nodelay(true)?;
-            let stream = connector.tls.connect(connector.name.clone(), tcp).await?;
-            if let Some((domain, node)) = &connector.expected {
-                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let found = chain.first().map(|first| holder(first, domain));
-                let found = found
-                    .and_then(Result::ok)
-                    .map(|holder| holder.identity.role);
-                if found.as_ref() != Some(&Role::Node(node.clone())) {
-                    let text = format!("the server's certificate is not that of node {node}");
-                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
-                }
+            let mut stream = connector.tls.connect(connector.name.clone(), tcp).await?;
+            connector.check_node(&stream)?;
+            // In TLS 1.3 a client is done before the server has judged its certificate. A node speaks
+            // first, so waiting for its first bytes brings a refusal here, where it can be told.
+            if stream.fill_buf().await?.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
             Ok(TokioIo::new(stream))
         }
     }
-}
 
-/// The cause at the bottom of a chain of errors: what a person can act on.
-#[must_use]
-pub fn innermost(error: &dyn std::error::Error) -> String {
-    let mut at = error;
-    while let Some(source) = at.source() {
-        at = source;
+    /// Whether the server is the node that was meant. Its chain and its name are verified already.
+    fn check_node(&self, stream: &TlsStream<TcpStream>) -> io::Result<()> {
+        let Some((domain, node)) = &self.expected else {
+            return Ok(());
+        };
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let found = chain.first().map(|first| holder(first, domain));
+        let text = match found {
+            Some(Ok(Holder { identity, .. })) if identity.node() == Some(node) => return Ok(()),
+            Some(Ok(Holder { identity, .. })) => {
+                format!("the server is {}, not node/{node}", identity.role)
+            }
+            Some(Err(why)) => format!("the server is not node/{node}: {why}"),
+            None => format!("the server is not node/{node}: it showed no certificate"),
+        };
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
-    at.to_string()
 }

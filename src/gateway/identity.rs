@@ -23,6 +23,19 @@ pub enum IdentityError {
     Foreign(TrustDomain),
 }
 
+impl IdentityError {
+    /// The same in Chinese.
+    #[must_use]
+    pub fn zh(&self) -> String {
+        match self {
+            Self::Unreadable => "证书无法解析".to_owned(),
+            Self::NotOne(found) => format!("证书须有且仅有一个 SPIFFE URI，现有 {found} 个"),
+            Self::BadUri(_) => "证书中的 URI 不是有效的 SPIFFE 标识".to_owned(),
+            Self::Foreign(domain) => format!("证书属于信任域 {domain}"),
+        }
+    }
+}
+
 /// What a certificate says of its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {

@@ -1,9 +1,13 @@
 //! The edge of a node: TLS, identity, who may call what, and the order of the layers.
 
+pub mod accept;
+mod body;
 pub mod client;
+pub mod explain;
 pub mod identity;
 pub mod pki;
-pub mod policy;
 pub mod serve;
-mod stack;
+pub mod stack;
+#[cfg(test)]
+mod tests;
 pub mod tls;

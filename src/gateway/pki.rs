@@ -1,5 +1,7 @@
 //! A small authority, for demonstrations, tests and pilots.
 
+mod issued;
+
 use std::{
     fs, io,
     net::IpAddr,
@@ -9,9 +11,12 @@ use std::{
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
 };
+use rustls::pki_types::DnsName;
 
+pub use self::issued::Entry;
+use super::tls::{TlsError, owner_only};
 use crate::{
     storage::durable,
     types::{Clock as _, Identity, Role, SystemClock},
@@ -19,6 +24,8 @@ use crate::{
 
 /// Days that a certificate lives by default.
 pub const DEFAULT_DAYS: u32 = 90;
+/// Days that a certificate lives at most.
+pub const MAX_DAYS: u32 = 825;
 /// Days that the authority itself lives.
 const AUTHORITY_DAYS: u32 = 3_650;
 
@@ -36,6 +43,18 @@ pub enum PkiError {
     /// A certificate or key cannot be made, or is not usable.
     #[error("certificate: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// There is an authority already: replacing it would orphan all that it issued.
+    #[error("{}: there is an authority already", .0.display())]
+    Exists(PathBuf),
+    /// The authority's key can be read by others.
+    #[error(transparent)]
+    Key(#[from] TlsError),
+    /// Too long a life.
+    #[error("a certificate lives at most {MAX_DAYS} days, not {0}")]
+    BadDays(u32),
+    /// No certificate that is still good has that identity or serial number.
+    #[error("nothing to revoke: no certificate of {0} that is still good; see hefu pki list")]
+    NothingToRevoke(String),
     /// A host that is no DNS name and no address.
     #[error("{0} is no host name and no address")]
     BadHost(String),
@@ -65,6 +84,9 @@ impl Authority {
     /// [`PkiError`]; an authority that exists is not replaced.
     pub fn create(folder: &Path, name: &str) -> Result<Self, PkiError> {
         durable::create_dir_all(folder, durable::Access::Owner).map_err(file(folder))?;
+        if folder.join("ca.key").exists() || folder.join("ca.pem").exists() {
+            return Err(PkiError::Exists(folder.to_owned()));
+        }
         let mut params = params(name, AUTHORITY_DAYS);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -80,17 +102,21 @@ impl Authority {
             &certificate.pem(),
             durable::Access::Everyone,
         )?;
+        let issuer = Issuer::new(params, key);
+        // Empty, so that a node can be told of it before anything is revoked.
+        issued::write_list(folder, &issuer, &[])?;
         Ok(Self {
             folder: folder.to_owned(),
-            issuer: Issuer::new(params, key),
+            issuer,
         })
     }
 
-    /// Opens an authority that exists.
+    /// Opens an authority that exists. Its key must be readable by its owner only.
     ///
     /// # Errors
     /// [`PkiError`].
     pub fn open(folder: &Path) -> Result<Self, PkiError> {
+        owner_only(&folder.join("ca.key"))?;
         let read = |name: &str| {
             let path = folder.join(name);
             fs::read_to_string(&path).map_err(file(&path))
@@ -103,8 +129,8 @@ impl Authority {
         })
     }
 
-    /// Issues a certificate and its key; those of the same identity are replaced. Nodes need `hosts`: the
-    /// names and addresses under which others dial them.
+    /// Issues a certificate and its key for `days`; those of the same identity are replaced. Nodes need
+    /// `hosts`: the names and addresses under which others dial them.
     ///
     /// # Errors
     /// [`PkiError`].
@@ -114,29 +140,61 @@ impl Authority {
         hosts: &[String],
         days: u32,
     ) -> Result<Issued, PkiError> {
-        let mut params = params(&identity.role.to_string(), days);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        if matches!(identity.role, Role::Node(_)) {
-            params
-                .extended_key_usages
-                .push(ExtendedKeyUsagePurpose::ServerAuth);
+        if days > MAX_DAYS {
+            return Err(PkiError::BadDays(days));
         }
-        let uri = Ia5String::try_from(identity.to_string())?;
-        params.subject_alt_names.push(SanType::URI(uri));
-        for host in hosts {
-            let name = match host.parse::<IpAddr>() {
-                Ok(address) => SanType::IpAddress(address),
-                Err(_) if host.is_empty() || host.contains(char::is_whitespace) => {
-                    return Err(PkiError::BadHost(host.clone()));
-                }
-                Err(_) => SanType::DnsName(Ia5String::try_from(host.as_str())?),
-            };
-            params.subject_alt_names.push(name);
-        }
+        let stem = identity.role.to_string().replace('/', "-");
+        let (serial, now) = (issued::serial()?, SystemClock.now());
+        let mut params = leaf(identity, hosts, days)?;
+        params.serial_number = Some(SerialNumber::from(serial.to_vec()));
+        let life = Duration::from_secs(86_400 * u64::from(days));
+        // Recorded before it exists: what is good can always be revoked.
+        let mut entries = issued::read(&self.folder)?;
+        entries.push(Entry {
+            serial: issued::hex(&serial),
+            identity: identity.role.to_string(),
+            issued: now,
+            ends: now.checked_add(life).unwrap_or(jiff::Timestamp::MAX),
+            revoked: None,
+            reason: None,
+        });
+        issued::keep(&self.folder, &entries)?;
+        self.sign(&stem, &params)
+    }
+
+    /// Everything that it has issued, oldest first.
+    ///
+    /// # Errors
+    /// [`PkiError::File`].
+    pub fn issued(&self) -> Result<Vec<Entry>, PkiError> {
+        issued::read(&self.folder)
+    }
+
+    /// Revokes a certificate by its serial number, or all those of an identity such as
+    /// `agency/qidong-emergency`, and writes the revocation list anew.
+    ///
+    /// # Errors
+    /// [`PkiError::NothingToRevoke`], [`PkiError::File`].
+    pub fn revoke(&self, which: &str, reason: &str) -> Result<Vec<Entry>, PkiError> {
+        let mut entries = issued::read(&self.folder)?;
+        let revoked = issued::revoke(&mut entries, which, reason)?;
+        issued::keep(&self.folder, &entries)?;
+        self.renew_list()?;
+        Ok(revoked)
+    }
+
+    /// Writes the revocation list anew, with a later date.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn renew_list(&self) -> Result<(), PkiError> {
+        issued::write_list(&self.folder, &self.issuer, &issued::read(&self.folder)?)
+    }
+
+    /// Signs `params` and writes `<stem>.pem` and `<stem>.key`.
+    pub(super) fn sign(&self, stem: &str, params: &CertificateParams) -> Result<Issued, PkiError> {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        let stem = identity.role.to_string().replace('/', "-");
         let issued = Issued {
             certificate: self.folder.join(format!("{stem}.pem")),
             key: self.folder.join(format!("{stem}.key")),
@@ -150,6 +208,37 @@ impl Authority {
         )?;
         Ok(issued)
     }
+}
+
+/// What a certificate says: the identity as its one URI, the hosts, and what it is for.
+pub(super) fn leaf(
+    identity: &Identity,
+    hosts: &[String],
+    days: u32,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = params(&identity.role.to_string(), days);
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    if matches!(identity.role, Role::Node(_)) {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+    }
+    let uri = Ia5String::try_from(identity.to_string())?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    for host in hosts {
+        let name = match host.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) if DnsName::try_from(host.as_str()).is_err() => {
+                return Err(PkiError::BadHost(host.clone()));
+            }
+            Err(_) => SanType::DnsName(Ia5String::try_from(host.as_str())?),
+        };
+        params.subject_alt_names.push(name);
+    }
+    Ok(params)
 }
 
 fn params(name: &str, days: u32) -> CertificateParams {

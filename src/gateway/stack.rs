@@ -1,47 +1,175 @@
 //! The layers around every call, in order: the first sees the request first.
 //!
-//! 1. **span**: a request id and the method, so that everything below logs under them. Never a body.
-//! 2. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
-//!    with details; so callers and logs see the same codes.
-//! 3. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
-//! 4. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy node is
-//!    not a dead one.
-//! 5. **gate**: who calls, and whether the role may call this method at all. Before any decoding.
+//! 1. **span**: a call id, the method and the caller, so that everything below logs under them. Never
+//!    a body.
+//! 2. **gate**: who calls, and whether the policy lets them call this method at all. Before anything is decoded
+//!    or counted: a stranger takes no place from those who may.
+//! 3. **account**: what comes of the call is written to the audit trail before its answer ends.
+//! 4. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
+//!    node is not a dead one.
+//! 5. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
+//!    with details; so callers and logs see the same codes. In headers here, in trailers in `body`.
+//! 6. **deadline**: the caller's, over the whole call. tonic's own stands outside these layers, ends
+//!    with the first byte, and says CANCELLED.
+//! 7. **catch panic**: a fault of ours is an answer with a reference, not a dropped connection.
 
 use std::{
-    any::Any,
+    future,
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use futures::future::BoxFuture;
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::{Status, body::Body};
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, OptionFuture},
+};
+use http::{HeaderMap, Request, Response};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::policy;
-use crate::{
-    services::status::{internal, mapped, status},
-    types::{Peer, Reason},
+use super::{
+    accept::Counterpart,
+    body::{Ends, Guarded, panicked, refused},
 };
+use crate::{
+    audit::{Account, AuditError, Incoming, Trail},
+    services::{
+        access::Access,
+        methods::{Methods, Need, lasts},
+        status::{decode, mapped, status},
+    },
+    types::{Identity, Peer, Reason, Refusal},
+};
+
+/// Who may call what.
+#[derive(Clone)]
+pub struct Gate {
+    /// The policy.
+    pub access: Access,
+    /// What each method needs.
+    pub methods: Methods,
+    /// Where it is recorded.
+    pub trail: Trail,
+}
+
+impl Gate {
+    /// What the method needs, where the caller has it.
+    fn open(&self, identity: &Identity, path: &str) -> Result<Need, Refusal> {
+        let need = self.methods.need(path);
+        let need = need.ok_or_else(|| Refusal::new(Reason::MethodUnknown))?;
+        if self.access.allows(identity, &need) {
+            Ok(need)
+        } else {
+            Err(Refusal::new(Reason::MethodNotAllowed).with("role", &identity.role))
+        }
+    }
+
+    /// Ends when a change of the policy takes from the caller what the method needs.
+    async fn closed(self, identity: Identity, need: Need) {
+        let mut changes = self.access.changes();
+        while self.access.allows(&identity, &need) {
+            if changes.changed().await.is_err() {
+                // The node is going: that ends the call by itself.
+                return future::pending().await;
+            }
+        }
+    }
+}
 
 /// The layers.
 #[derive(Clone)]
 pub(super) struct Stack {
     calls: Arc<Semaphore>,
+    gate: Gate,
+    stopping: CancellationToken,
 }
 
 impl Stack {
-    /// Layers that let `calls` calls through at once.
-    pub(super) fn new(calls: usize) -> Self {
+    /// Layers that let `calls` calls through at once, of those whom the gate lets in, and none after
+    /// `stopping`.
+    pub(super) fn new(calls: usize, gate: Gate, stopping: CancellationToken) -> Self {
         Self {
             calls: Arc::new(Semaphore::new(calls)),
+            gate,
+            stopping,
         }
     }
+
+    fn account(&self, caller: Option<&Counterpart>, path: &str, id: Uuid) -> Account {
+        let need = self.gate.methods.need(path);
+        let peer = caller.and_then(|caller| caller.peer.as_ref().ok());
+        let incoming = Incoming {
+            caller: peer.map_or_else(String::new, |peer| peer.identity.to_string()),
+            address: caller.map_or_else(String::new, |caller| caller.address.to_string()),
+            method: need.as_ref().map_or_else(String::new, |_| path.to_owned()),
+            id: id.to_string(),
+            always: need.is_some_and(|need| need.is_recorded(path)),
+        };
+        Account::open(self.gate.trail.clone(), incoming)
+    }
+
+    /// The gate and the limit.
+    fn admit(
+        &self,
+        caller: &Counterpart,
+        path: &str,
+        account: &Account,
+    ) -> Result<Admitted, Refusal> {
+        let peer = caller.peer.clone().map_err(|why| {
+            let zh = why.zh();
+            Refusal::new(Reason::IdentityMissing).because(why, zh)
+        })?;
+        let need = self.gate.open(&peer.identity, path)?;
+        if self.stopping.is_cancelled() {
+            return Err(Reason::ShuttingDown.into());
+        }
+        if lasts(path) && need.is_recorded(path) {
+            account.begins().map_err(unrecorded)?;
+        }
+        let permit = if path.starts_with("/grpc.health.v1.") {
+            None
+        } else {
+            let permit = self.calls.clone().try_acquire_owned();
+            Some(permit.map_err(|_| Refusal::new(Reason::Overloaded))?)
+        };
+        Ok(Admitted { peer, need, permit })
+    }
+
+    /// What ends a call from outside.
+    fn ends(&self, admitted: &Admitted, path: &str, deadline: Option<Instant>) -> Ends {
+        let lasts = lasts(path).then(|| {
+            let (gate, peer) = (self.gate.clone(), &admitted.peer);
+            let closed = gate.closed(peer.identity.clone(), admitted.need.clone());
+            (self.stopping.clone().cancelled_owned(), closed)
+        });
+        let (stopping, closed) = lasts.unzip();
+        let (stopping, closed) = (OptionFuture::from(stopping), OptionFuture::from(closed));
+        let deadline = deadline.map(sleep_until);
+        Box::pin(async move {
+            tokio::select! {
+                Some(()) = stopping => Reason::ShuttingDown,
+                Some(()) = closed => Reason::MethodNotAllowed,
+                Some(()) = OptionFuture::from(deadline) => Reason::DeadlineExceeded,
+                else => future::pending().await,
+            }
+        })
+    }
+}
+
+/// A call that the gate let through.
+struct Admitted {
+    peer: Peer,
+    need: Need,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> Layer<S> for Stack {
@@ -50,7 +178,7 @@ impl<S> Layer<S> for Stack {
     fn layer(&self, inner: S) -> Stacked<S> {
         Stacked {
             inner,
-            calls: self.calls.clone(),
+            stack: self.clone(),
         }
     }
 }
@@ -59,14 +187,13 @@ impl<S> Layer<S> for Stack {
 #[derive(Clone)]
 pub(super) struct Stacked<S> {
     inner: S,
-    calls: Arc<Semaphore>,
+    stack: Stack,
 }
 
 impl<S> Service<Request<Body>> for Stacked<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
-    S::Error: std::fmt::Display + Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -76,96 +203,165 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // The instance that was polled ready is the one to call; its clone waits for the next.
         let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let peer = request.extensions().get::<Peer>().cloned();
-        let caller = peer
-            .as_ref()
-            .map(|peer| peer.identity.to_string())
-            .unwrap_or_default();
-        let (path, id) = (request.uri().path().to_owned(), Uuid::now_v7());
-        let span = tracing::info_span!("call", %id, path = path.as_str(), caller);
-        let admitted = admit(peer.as_ref(), &path, &self.calls);
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let path = request.uri().path().to_owned();
+        let caller = request.extensions_mut().remove::<Counterpart>();
+        let id = Uuid::now_v7();
+        let span = span(caller.as_ref(), &path, id);
+        let account = self.stack.account(caller.as_ref(), &path, id);
+        let admitted = match caller {
+            Some(caller) => self.stack.admit(&caller, &path, &account),
+            None => Err(Reason::IdentityMissing.into()),
+        };
+        let admitted = admitted.map(|admitted| {
+            // Reckoned now, so that it passes before tonic's own, which begins after this returns.
+            let deadline = deadline(request.headers());
+            let ends = self.stack.ends(&admitted, &path, deadline);
+            (admitted, ends)
+        });
         let work = async move {
-            let permit = match admitted {
-                Ok(permit) => permit,
-                Err(refused) => return Ok(refused.into_http()),
-            };
-            let called = std::panic::AssertUnwindSafe(inner.call(request));
-            let response = match futures::FutureExt::catch_unwind(called).await {
-                Ok(response) => response?,
-                Err(panic) => status(internal(panic_text(&*panic))).into_http(),
-            };
-            Ok(rescue(response, permit))
+            let account = Closing(account);
+            match admitted {
+                Ok((admitted, ends)) => admitted.run(inner, request, ends, account).await,
+                Err(refusal) => Ok(account.refused(status(refusal)).into_http()),
+            }
         };
         Box::pin(work.instrument(span))
     }
 }
 
-/// The gate and the limit.
-fn admit(
-    peer: Option<&Peer>,
-    path: &str,
-    calls: &Arc<Semaphore>,
-) -> Result<Option<OwnedSemaphorePermit>, Status> {
-    let peer = peer.ok_or_else(|| status(Reason::IdentityMissing.into()))?;
-    if peer.certificate_end < jiff::Timestamp::now() {
-        return Err(status(Reason::IdentityMissing.into()));
-    }
-    if !policy::knows(path) {
-        return Err(status(Reason::MethodUnknown.into()));
-    }
-    if !policy::allows(&peer.identity.role, path) {
-        return Err(status(Reason::MethodNotAllowed.into()));
-    }
-    if path.starts_with("/grpc.health.v1.") {
-        return Ok(None);
-    }
-    let permit = calls.clone().try_acquire_owned();
-    permit
-        .map(Some)
-        .map_err(|_| status(Reason::Overloaded.into()))
-}
-
-/// Gives every error its details, whether it comes in the headers or in the trailers; the call counts against
-/// the limit until its last byte has gone out.
-fn rescue(response: Response<Body>, permit: Option<OwnedSemaphorePermit>) -> Response<Body> {
-    if let Some(foreign) = Status::from_header_map(response.headers()) {
-        let known = mapped(foreign);
-        if known.code() != tonic::Code::Ok {
-            tracing::info!(code = ?known.code(), message = known.message(), "refused");
-        }
-        return known.into_http();
-    }
-    response.map(|body| {
-        let body = body.map_frame(move |frame| {
-            let _held = &permit;
-            match frame.into_trailers() {
-                Ok(trailers) => http_body::Frame::trailers(mended(trailers)),
-                Err(frame) => frame,
+impl Admitted {
+    /// The call itself, within the deadline, its panics and errors rescued.
+    async fn run<S>(
+        self,
+        mut inner: S,
+        mut request: Request<Body>,
+        mut ends: Ends,
+        account: Closing,
+    ) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>>,
+    {
+        request.extensions_mut().insert(self.peer);
+        request.extensions_mut().insert(account.0.clone());
+        let called = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
+        let response = tokio::select! {
+            biased;
+            reason = &mut ends => return Ok(account.refused(status(reason.into())).into_http()),
+            called = called => match called {
+                Ok(response) => response?,
+                Err(panic) => return Ok(account.refused(panicked(&*panic)).into_http()),
+            },
+        };
+        match Status::from_header_map(response.headers()) {
+            Some(foreign) if foreign.code() != Code::Ok => {
+                Ok(account.refused(mapped(foreign)).into_http())
             }
-        });
-        Body::new(body)
-    })
-}
-
-fn mended(trailers: http::HeaderMap) -> http::HeaderMap {
-    match Status::from_header_map(&trailers) {
-        Some(foreign) if foreign.code() != tonic::Code::Ok && foreign.details().is_empty() => {
-            let mut mended = http::HeaderMap::new();
-            match mapped(foreign).add_header(&mut mended) {
-                Ok(()) => mended,
-                Err(_) => trailers,
-            }
+            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, account, self.permit)))),
         }
-        _ => trailers,
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("panic")
+/// An account that is closed when the call is over, however it ends.
+pub(super) struct Closing(Account);
+
+impl Closing {
+    /// A call that ends well; what it is answered with instead where that cannot be recorded.
+    pub(super) fn done(&self) -> Result<(), Status> {
+        let closed = self.0.close(0, "");
+        closed.map_err(|error| refused(status(unrecorded(error))))
+    }
+
+    /// A call that is refused, and with what.
+    pub(super) fn refused(&self, status: Status) -> Status {
+        let status = refused(status);
+        let reason = decode(&status).reason.map(|reason| reason.as_str_name());
+        let reason = reason
+            .unwrap_or_default()
+            .trim_start_matches("ERROR_REASON_");
+        match self.0.close(status.code().into(), reason) {
+            Ok(()) => status,
+            Err(error) => refused(crate::services::status::status(unrecorded(error))),
+        }
+    }
+}
+
+impl Drop for Closing {
+    /// Its caller has cut it.
+    fn drop(&mut self) {
+        // Nobody is there to be told; a trail that fails stops the node by itself.
+        let _ = self.0.close(Code::Cancelled.into(), "");
+    }
+}
+
+/// What cannot be recorded is not done. The trail has logged why.
+fn unrecorded(_: AuditError) -> Refusal {
+    Reason::StorageFailed.into()
+}
+
+fn span(caller: Option<&Counterpart>, path: &str, id: Uuid) -> tracing::Span {
+    let peer = caller.and_then(|caller| caller.peer.as_ref().ok());
+    let caller = peer
+        .map(|peer| peer.identity.to_string())
+        .unwrap_or_default();
+    tracing::info_span!("call", %id, path, caller)
+}
+
+/// When the caller's deadline passes. Source: gRPC over HTTP/2, `grpc-timeout`: at most eight digits
+/// and a unit. One that is not so counts as none, as in tonic.
+fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    let left = match unit {
+        "H" => Duration::from_secs(count * 3_600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    };
+    Instant::now().checked_add(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let left = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", text.parse().unwrap());
+            let before = Instant::now();
+            deadline(&headers).map(|at| at.duration_since(before).as_secs())
+        };
+        assert_eq!(left("2H"), Some(7_200));
+        assert_eq!(left("3M"), Some(180));
+        assert_eq!(left("99999999S"), Some(99_999_999));
+        assert_eq!(left("4000m"), Some(4));
+        assert_eq!(left("5000000u"), Some(5));
+        assert_eq!(left("99999999n"), Some(0));
+        for wrong in [
+            "",
+            "S",
+            "1",
+            "1s",
+            "-1S",
+            "+1S",
+            "123456789S",
+            "1.5S",
+            "秒",
+            "1 S",
+        ] {
+            assert_eq!(left(wrong), None, "{wrong}");
+        }
+    }
 }

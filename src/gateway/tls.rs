@@ -1,40 +1,22 @@
-//! TLS 1.3 with certificates on both sides, and the loop that accepts connections.
+//! TLS 1.3 with certificates on both sides: files in, configurations out.
 
 use std::{
     fs, io,
-    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
 };
 
-use jiff::Timestamp;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
     version::TLS13,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
-};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::transport::server::Connected;
 
 use super::identity::{Holder, holder};
-use crate::{config::TlsConfig, types::Peer, types::TrustDomain};
-
-/// A peer that has not finished its handshake by then is dropped.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections at once; further ones wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 4_096;
+use crate::{config::TlsConfig, types::TrustDomain};
 
 /// Why certificates or keys are not used. The text names the file.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +68,8 @@ pub struct Credentials {
     pub key: PrivateKeyDer<'static>,
     /// The roots.
     pub roots: Arc<RootCertStore>,
+    /// Revocation lists of authorities that peers' certificates may come from.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
 }
 
 impl Credentials {
@@ -114,6 +98,7 @@ impl Credentials {
             chain,
             key,
             roots: Arc::new(store),
+            crls: Vec::new(),
         })
     }
 
@@ -122,7 +107,20 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn of(config: &TlsConfig) -> Result<Self, TlsError> {
-        Self::load(&config.certificate, &config.key, &config.roots)
+        let mut credentials = Self::load(&config.certificate, &config.key, &config.roots)?;
+        for path in &config.crls {
+            let bytes = read(path)?;
+            let found: Result<Vec<_>, _> =
+                CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
+            let found = found.ok().filter(|found| !found.is_empty());
+            credentials
+                .crls
+                .extend(found.ok_or_else(|| TlsError::NotPem {
+                    path: path.clone(),
+                    what: "revocation list",
+                })?);
+        }
+        Ok(credentials)
     }
 
     /// Whom the own certificate names.
@@ -143,8 +141,12 @@ impl Credentials {
     /// [`TlsError::Setup`].
     pub fn server(&self) -> Result<ServerConfig, TlsError> {
         let setup = |e: String| TlsError::Setup(e);
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider()).build();
+        // An authority without a list revokes nothing; a list past its date is honoured all the same.
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider())
+            .with_crls(self.crls.clone())
+            .allow_unknown_revocation_status()
+            .only_check_end_entity_revocation()
+            .build();
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(|e| setup(e.to_string()))?
@@ -186,118 +188,4 @@ pub fn owner_only(path: &Path) -> Result<(), TlsError> {
         return Ok(());
     }
     Err(TlsError::LooseKey(path.to_owned()))
-}
-
-/// A connection whose peer is verified and known.
-pub struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer that is
-/// slow, unknown or hostile costs only itself.
-pub fn accept(
-    listener: TcpListener,
-    config: Arc<ServerConfig>,
-    domain: TrustDomain,
-) -> mpsc::Receiver<io::Result<Connection>> {
-    let (ready, connections) = mpsc::channel(64);
-    let acceptor = TlsAcceptor::from(config);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    tokio::spawn(async move {
-        loop {
-            let Ok(permit) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = ready.closed() => return,
-            };
-            match accepted {
-                Ok((tcp, address)) => {
-                    let (acceptor, domain) = (acceptor.clone(), domain.clone());
-                    let ready = ready.clone();
-                    tokio::spawn(async move {
-                        match shake(tcp, address, &acceptor, &domain, permit).await {
-                            Ok(connection) => drop(ready.send(Ok(connection)).await),
-                            Err(why) => tracing::info!(%address, why, "connection refused"),
-                        }
-                    });
-                }
-                // Out of file descriptors, most likely: the next accept would fail as fast.
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        }
-    });
-    connections
-}
-
-async fn shake(
-    tcp: TcpStream,
-    address: SocketAddr,
-    acceptor: &TlsAcceptor,
-    domain: &TrustDomain,
-    permit: OwnedSemaphorePermit,
-) -> Result<Connection, String> {
-    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-    let stream = timeout(HANDSHAKE, acceptor.accept(tcp)).await;
-    let stream = stream
-        .map_err(|_| "handshake timed out")?
-        .map_err(|e| e.to_string())?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let first = chain.first().ok_or("no client certificate")?;
-    let Holder { identity, end } = holder(first, domain).map_err(|e| e.to_string())?;
-    if end < Timestamp::now() {
-        return Err("the client certificate has ended".to_owned());
-    }
-    let peer = Peer {
-        identity,
-        address,
-        certificate_end: end,
-    };
-    Ok(Connection {
-        stream,
-        peer,
-        _permit: permit,
-    })
 }

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub(super) use self::below::Carrying;
@@ -40,6 +41,10 @@ pub struct Board {
 }
 
 impl Board {
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// The board of a node with this parent. What was cosigned before the start is read back.
     ///
     /// # Errors

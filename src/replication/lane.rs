@@ -26,6 +26,8 @@ enum Stage {
     Offered,
     /// Entries may go.
     Open,
+    /// Nothing goes until it is offered again.
+    Refused,
     /// Nothing goes any more in this session.
     Stopped,
 }
@@ -57,6 +59,20 @@ impl Lane {
 
     pub fn stop(&mut self) {
         self.stage = Stage::Stopped;
+    }
+
+    /// The parent does not take the log as things are; what is wrong may be mended on either side.
+    pub fn refuse(&mut self) {
+        self.stage = Stage::Refused;
+    }
+
+    /// Whether a log that was refused can be offered again; then it is.
+    pub fn offers_again(&mut self) -> bool {
+        let now = self.stage == Stage::Refused && self.unanswered.is_empty();
+        if now {
+            (self.stage, self.astray) = (Stage::Offered, false);
+        }
+        now
     }
 
     /// Where the next batch starts; `None` while none may go, or a log of `size` has nothing more.

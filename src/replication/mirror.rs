@@ -23,7 +23,7 @@ use crate::{
         self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
     storage::StorageError,
-    types::{LogNo, NodeId, Origin, Reason, Refusal},
+    types::{AgencyId, Identity, LogNo, NodeId, Origin, Reason, Refusal},
 };
 
 /// A child that has not introduced itself by then is let go.
@@ -36,14 +36,33 @@ pub type Answers = mpsc::Sender<Result<pb::ReplicateResponse, Refusal>>;
 #[derive(Clone)]
 pub struct Mirror {
     board: Arc<Board>,
+    admission: Arc<dyn Admission>,
     shutdown: CancellationToken,
+}
+
+/// Which logs a node takes in, and what may be in them.
+pub trait Admission: Send + Sync + 'static {
+    /// Whether a child may bring a log of that origin.
+    fn brings(&self, child: &Identity, origin: &Origin) -> bool;
+
+    /// Whether a log of that origin may hold records of an agency. One that is not known may lie
+    /// anywhere.
+    fn belongs(&self, agency: &AgencyId, origin: &Origin) -> bool;
 }
 
 impl Mirror {
     /// The parent's side of a node, until `shutdown`.
     #[must_use]
-    pub fn new(board: Arc<Board>, shutdown: CancellationToken) -> Self {
-        Self { board, shutdown }
+    pub fn new(
+        board: Arc<Board>,
+        admission: Arc<dyn Admission>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            board,
+            admission,
+            shutdown,
+        }
     }
 
     /// Serves one child, whose certificate names it, until its messages end.
@@ -52,13 +71,16 @@ impl Mirror {
     /// Why the session as a whole is ended; a log that is refused does not end it.
     pub async fn serve<S>(
         &self,
-        child: NodeId,
+        child: Identity,
         mut messages: S,
         answers: Answers,
     ) -> Result<(), Refusal>
     where
         S: Stream<Item = Result<pb::ReplicateRequest, Refusal>> + Send + Unpin,
     {
+        let Some(node) = child.node().cloned() else {
+            return Err(Reason::MethodNotAllowed.into());
+        };
         let first = timeout(HELLO, messages.next()).await;
         let hello = match first {
             Ok(Some(first)) => match first?.message {
@@ -70,8 +92,10 @@ impl Mirror {
         };
         let mut receipts = self.board.receipts();
         let mut session = Session {
-            carrying: self.board.open_session(&child),
-            child,
+            carrying: self.board.open_session(&node),
+            child: node,
+            identity: child,
+            admission: self.admission.clone(),
             answers,
             logs: BTreeMap::new(),
             told: 0,
@@ -128,6 +152,8 @@ fn malformed(en: &str) -> Refusal {
 struct Session {
     carrying: Carrying,
     child: NodeId,
+    identity: Identity,
+    admission: Arc<dyn Admission>,
     answers: Answers,
     /// What the child carries, by origin.
     logs: BTreeMap<String, LogNo>,
@@ -257,6 +283,14 @@ impl Session {
     async fn offer(&mut self, offer: &pb::LogOffer) -> Result<pb::LogPosition, Fault> {
         let domain = self.board().own().domain();
         let offered = Offered::parse(offer, domain).map_err(Fault::Log)?;
+        if !self.admission.brings(&self.identity, &offered.origin) {
+            let (child, node) = (&self.child, offered.origin.node());
+            let en = format!("the policy does not let {child} bring the log of {node}");
+            let refusal = Refusal::new(Reason::MethodNotAllowed);
+            return Err(Fault::Log(
+                refusal.because(en, "策略未允许该节点上报此日志"),
+            ));
+        }
         let view = self.admit(&offered).await?;
         self.logs.insert(offer.origin.clone(), view.log);
         if let Some(reason) = &view.quarantined {
@@ -358,6 +392,7 @@ impl Session {
                 "条目与签名的根不符，在转送途中被改动",
             )));
         }
+        self.belong(&view, &batch).map_err(Fault::Log)?;
         let signed = note.checkpoint().size;
         let (log, start, entries) = (view.log, batch.start, batch.entries);
         let mirrored = ledger
@@ -377,6 +412,30 @@ impl Session {
             verifier_key: ledger.key().cosigner_key().to_string(),
             node: self.board().own().node().to_string(),
         })
+    }
+
+    /// Whether a log may hold records of the agencies that its entries name: a node that writes in the name
+    /// of another node's agencies is refused. Nothing is held against it, for the agency table may be
+    /// the one that is wrong; once it is mended the log goes on.
+    fn belong(&self, view: &LogView, batch: &pb::Batch) -> Result<(), Refusal> {
+        let Ok(origin) = view.origin().parse::<Origin>() else {
+            return Ok(());
+        };
+        let mut last = None;
+        for (index, entry) in (batch.start..).zip(&batch.entries) {
+            let agency = agency_of(entry).filter(|agency| last.as_ref() != Some(agency));
+            let Some(agency) = agency else { continue };
+            if !self.admission.belongs(&agency, &origin) {
+                let node = origin.node();
+                let en = format!(
+                    "entry {index} is of {agency}, which the agency table here does not place at {node}"
+                );
+                let zh = format!("第 {index} 条属于 {agency}，本节点的单位表未将其归于 {node}");
+                return Err(Refusal::new(Reason::OriginForged).because(en, zh));
+            }
+            last = Some(agency);
+        }
+        Ok(())
     }
 
     fn mirrored(&self, mirrored: Mirrored) -> Result<(u64, String), Fault> {
@@ -433,6 +492,18 @@ impl Session {
         }
         news
     }
+}
+
+/// The agency whose record an entry is; `None` for bytes that name none.
+fn agency_of(entry: &[u8]) -> Option<AgencyId> {
+    /// An entry's name and nothing else: the rest is skipped, not decoded.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Named {
+        #[prost(string, tag = "3")]
+        name: String,
+    }
+    let named = <Named as prost::Message>::decode(entry).ok()?;
+    named.name.split('/').nth(1)?.parse().ok()
 }
 
 fn forked(reason: &str) -> Refusal {

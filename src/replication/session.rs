@@ -41,6 +41,9 @@ use crate::{
 
 /// Cosignatures are kept at most this often while there are many: each costs the journal a frame.
 const KEEP_EVERY: Duration = Duration::from_millis(200);
+/// A log that was refused is offered again after this long, or when somebody asks for a sync: what was
+/// wrong may have been mended.
+const OFFER_AGAIN: Duration = Duration::from_secs(60);
 /// A parent that owes an answer and says nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,10 @@ pub(super) struct Session {
     receipts: BTreeMap<(LogNo, String), Arc<ledger_pb::Cosignature>>,
     kept: Option<Instant>,
     heard: Instant,
+    /// When a log was refused that was not offered again since.
+    refused: Option<Instant>,
+    /// Syncs that were asked for.
+    asked: u64,
     /// Whether something was cosigned.
     pub progress: bool,
 }
@@ -74,11 +81,14 @@ enum Event<'a> {
     Grown,
     Keep,
     Wants,
+    Again,
 }
 
 impl Session {
     pub fn new(board: Arc<Board>, link: Link, wants: Wants) -> Self {
         Self {
+            refused: None,
+            asked: wants.ever(),
             board,
             link,
             wants,
@@ -123,6 +133,7 @@ impl Session {
                 }
                 () = at(keep_at) => Event::Keep,
                 () = at(give_up) => return Err(LinkError::Silent),
+                () = at(self.refused.map(|at| at + OFFER_AGAIN)) => Event::Again,
                 () = self.wants.changed() => Event::Wants,
                 () = shutdown.cancelled() => return Err(LinkError::Stopping),
             };
@@ -131,7 +142,9 @@ impl Session {
                 Event::Room(room) => self.send(room)?,
                 Event::Cut(done) => self.dispatch(done)?,
                 Event::Keep => self.keep().await?,
-                Event::Grown | Event::Wants => {}
+                Event::Wants if self.wants.ever() == self.asked => {}
+                Event::Wants | Event::Again => self.offer_again(),
+                Event::Grown => {}
             }
         }
         Ok(())
@@ -258,7 +271,12 @@ impl Session {
     fn stop(&mut self, log: LogNo, state: LinkState, reason: &str) {
         tracing::warn!(log = log.0, reason, "a log is not replicated");
         if let Some(lane) = self.lanes.get_mut(&log) {
-            lane.stop();
+            if state == LinkState::Refused {
+                lane.refuse();
+                self.refused = Some(Instant::now());
+            } else {
+                lane.stop();
+            }
         }
         self.board.trouble(log, state, reason);
     }
@@ -395,6 +413,21 @@ impl Session {
     fn ask_again(&mut self, view: &LogView) {
         if self.lanes.get_mut(&view.log).is_some_and(Lane::asks_again) {
             let log = Some(self.offer(view));
+            self.outbox.push_back(Request::Offer(pb::Offer { log }));
+        }
+    }
+
+    /// Offers the logs anew that were refused.
+    fn offer_again(&mut self) {
+        (self.refused, self.asked) = (None, self.wants.ever());
+        let again = self.lanes.iter_mut();
+        let again: Vec<_> = again
+            .filter_map(|(log, lane)| lane.offers_again().then_some(*log))
+            .collect();
+        for log in again {
+            let Some(view) = self.view(log) else { continue };
+            self.board.untrouble(view.log);
+            let log = Some(self.offer(&view));
             self.outbox.push_back(Request::Offer(pb::Offer { log }));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -60,6 +61,11 @@ pub(super) struct Wants {
 impl Wants {
     pub fn any(&self) -> bool {
         self.continuous || self.asked.borrow().waiting > 0
+    }
+
+    /// How often somebody has asked.
+    pub fn ever(&self) -> u64 {
+        self.asked.borrow().ever
     }
 
     pub async fn changed(&mut self) {
@@ -207,7 +213,7 @@ impl Uplink {
     /// `limit`. `progress` is called with every change.
     pub async fn sync(&self, limit: Duration, mut progress: impl FnMut(&Synced)) -> Synced {
         let mut changes = self.board.changes();
-        let mut synced = Synced::start(&self.board.uplinks());
+        let mut synced = Synced::start(&self.board.uplinks(), self.board.now());
         let want = Want::new(&self.asked);
         let waiting = async {
             while !synced.look(&self.board) && changes.changed().await.is_ok() {
@@ -230,6 +236,8 @@ pub struct Synced {
     pub complete: bool,
     /// Why not, at the end of one that is not complete.
     pub reason: String,
+    /// When it began.
+    began: Timestamp,
 }
 
 /// What one log moved.
@@ -260,7 +268,7 @@ impl SyncedLog {
 }
 
 impl Synced {
-    fn start(uplinks: &[UplinkStatus]) -> Self {
+    fn start(uplinks: &[UplinkStatus], began: Timestamp) -> Self {
         let logs = uplinks.iter().map(|status| SyncedLog {
             origin: status.origin.clone(),
             size: status.size,
@@ -273,21 +281,24 @@ impl Synced {
             logs: logs.collect(),
             complete: false,
             reason: String::new(),
+            began,
         }
     }
 
     /// Looks at how every log stands now; `true` where nothing moves any more. What the last connection
-    /// said does not count: the parent may have been restored since.
+    /// said does not count, the parent may have been restored since; nor a refusal of before, what was
+    /// wrong may be mended.
     fn look(&mut self, board: &Board) -> bool {
-        let connected = board.is_connected();
+        let mut settled = board.is_connected();
         let uplinks = board.uplinks();
         for log in &mut self.logs {
             if let Some(status) = uplinks.iter().find(|status| status.origin == log.origin) {
                 (log.after, log.state) = (status.cosigned, status.state);
                 log.reason.clone_from(&status.reason);
+                settled &= status.state != LinkState::Refused || status.since >= self.began;
             }
         }
-        connected && self.logs.iter().all(|log| log.stopped() || !log.behind())
+        settled && self.logs.iter().all(|log| log.stopped() || !log.behind())
     }
 
     fn end(&mut self, late: bool) {

@@ -1,20 +1,35 @@
-//! Who may see and write what: the one place that decides it for records.
+//! Who may see and write what: the one place that asks the policy, for gate and services alike.
 //!
-//! An agency writes under its own name, within its own divisions, at its own node. It reads its own
-//! records, and those of agencies whose divisions all lie within its own: the city's emergency bureau reads
-//! every county's, a county's bureau its county's. Administrators read everything. What one may not
-//! read does not exist for one.
+//! What one may not read does not exist for one. Rules are read when they are asked, not when a call
+//! begins: a change of the policy reaches watches that are under way.
 
 use std::sync::Arc;
 
-use crate::types::{
-    Agency, AgencyId, AgencyTable, Identity, NodeId, Reason, RecordName, Refusal, Role,
+use tokio::sync::watch;
+
+use super::methods::Need;
+use crate::{
+    ledger::LogView,
+    replication::Admission,
+    types::{
+        Action, Agency, AgencyId, AgencyTable, Identity, LogNo, NodeId, Origin, Policy, Reason,
+        RecordName, Refusal, RegisterId, Role, Subject,
+    },
 };
 
-/// The rule table of access: the agencies, and which node this is.
+/// What decisions rest on; replaced as a whole when a file changes.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Who is who, and where.
+    pub agencies: Arc<AgencyTable>,
+    /// Who may do what.
+    pub policy: Arc<Policy>,
+}
+
+/// The rules of a node, as they stand now.
 #[derive(Clone)]
 pub struct Access {
-    agencies: Arc<AgencyTable>,
+    rules: watch::Receiver<Arc<Rules>>,
     node: NodeId,
 }
 
@@ -22,29 +37,73 @@ pub struct Access {
 #[derive(Clone)]
 pub struct Caller {
     identity: Identity,
-    agency: Option<Agency>,
     access: Access,
 }
 
 impl Access {
-    /// Access at a node, for these agencies.
+    /// Access at a node, by rules that may change.
     #[must_use]
-    pub fn new(agencies: Arc<AgencyTable>, node: NodeId) -> Self {
-        Self { agencies, node }
+    pub fn new(rules: watch::Receiver<Arc<Rules>>, node: NodeId) -> Self {
+        Self { rules, node }
     }
 
-    /// A caller with its agency's registration, where it is an agency that has one.
+    /// Tells when the rules change.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<Rules>> {
+        self.rules.clone()
+    }
+
+    /// The rules of this moment.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.borrow().clone()
+    }
+
+    /// A caller.
     #[must_use]
     pub fn caller(&self, identity: &Identity) -> Caller {
-        let agency = identity
-            .agency()
-            .and_then(|id| self.agencies.get(id))
-            .cloned();
         Caller {
             identity: identity.clone(),
-            agency,
             access: self.clone(),
         }
+    }
+
+    /// Whether the identity may call a method at all.
+    #[must_use]
+    pub fn allows(&self, identity: &Identity, need: &Need) -> bool {
+        self.ask(identity, |rules, subject| match need {
+            Need::Nothing => true,
+            Need::Something => rules.policy.knows(subject),
+            Need::AnyOf(actions) => actions
+                .iter()
+                .any(|action| rules.policy.permits(subject, *action, None)),
+            Need::On(action, register) => rules.policy.permits(subject, *action, Some(register)),
+        })
+    }
+
+    fn ask<T>(&self, identity: &Identity, answer: impl FnOnce(&Rules, &Subject<'_>) -> T) -> T {
+        let rules = self.rules.borrow();
+        let agency = identity.agency().and_then(|id| rules.agencies.get(id));
+        let subject = Subject {
+            identity,
+            agency,
+            here: &self.node,
+        };
+        answer(&rules, &subject)
+    }
+}
+
+impl Admission for Access {
+    fn brings(&self, child: &Identity, origin: &Origin) -> bool {
+        self.ask(child, |rules, subject| {
+            rules.policy.brings(subject, origin.node())
+        })
+    }
+
+    fn belongs(&self, agency: &AgencyId, origin: &Origin) -> bool {
+        let rules = self.rules.borrow();
+        let nodes = rules.agencies.get(agency).map(|agency| &agency.nodes);
+        nodes.is_none_or(|nodes| nodes.is_empty() || nodes.contains(origin.node()))
     }
 }
 
@@ -55,19 +114,35 @@ impl Caller {
         self.identity.to_string()
     }
 
-    /// The agency that may write `name` here.
+    /// Whether an action is granted.
+    #[must_use]
+    pub fn may(&self, action: Action) -> bool {
+        self.access.ask(&self.identity, |rules, subject| {
+            rules.policy.permits(subject, action, None)
+        })
+    }
+
+    /// The agency that may write here, with the divisions that it may write for.
     ///
     /// # Errors
-    /// [`Reason::AgencyMismatch`], [`Reason::AgencyUnknown`], [`Reason::MethodNotAllowed`].
-    pub fn writer(&self) -> Result<&Agency, Refusal> {
+    /// [`Reason::AgencyUnknown`], [`Reason::MethodNotAllowed`].
+    pub fn writer(&self, register: &RegisterId) -> Result<Agency, Refusal> {
         let Some(id) = self.identity.agency() else {
             return Err(Refusal::new(Reason::MethodNotAllowed));
         };
-        let here = self
-            .agency
-            .as_ref()
-            .filter(|agency| agency.node.as_ref() == Some(&self.access.node));
-        here.ok_or_else(|| Refusal::new(Reason::AgencyUnknown).with("agency", id))
+        self.access.ask(&self.identity, |rules, subject| {
+            let here = subject.agency.filter(|agency| agency.is_at(subject.here));
+            let unknown = || Refusal::new(Reason::AgencyUnknown).with("agency", id);
+            let agency = here.ok_or_else(unknown)?;
+            let divisions = rules.policy.writes(subject, register);
+            if divisions.is_empty() {
+                return Err(Refusal::new(Reason::MethodNotAllowed));
+            }
+            Ok(Agency {
+                divisions,
+                ..agency.clone()
+            })
+        })
     }
 
     /// Whether the caller may write records of that agency: only its own.
@@ -81,22 +156,14 @@ impl Caller {
         Err(Refusal::new(Reason::AgencyMismatch).with("agency", agency))
     }
 
-    /// Whether the caller may read records of that agency.
+    /// Whether the caller may read records of that agency in that register.
     #[must_use]
-    pub fn sees(&self, owner: &AgencyId) -> bool {
-        if matches!(self.identity.role, Role::Admin(_)) || self.identity.agency() == Some(owner) {
-            return true;
-        }
-        let Some(agency) = &self.agency else {
-            return false;
-        };
-        let Some(owner) = self.access.agencies.get(owner) else {
-            return false;
-        };
-        owner
-            .divisions
-            .iter()
-            .all(|theirs| agency.divisions.iter().any(|own| own.contains(theirs)))
+    pub fn sees(&self, register: &RegisterId, owner: &AgencyId) -> bool {
+        self.access.ask(&self.identity, |rules, subject| {
+            rules
+                .policy
+                .reads(subject, Some(register), owner, &rules.agencies)
+        })
     }
 
     /// Whether the caller may read that record; if not, it is as absent.
@@ -104,16 +171,44 @@ impl Caller {
     /// # Errors
     /// [`Reason::RecordNotFound`].
     pub fn reads(&self, name: &RecordName) -> Result<(), Refusal> {
-        if self.sees(name.agency()) {
+        if self.sees(name.register(), name.agency()) {
             Ok(())
         } else {
             Err(Reason::RecordNotFound.into())
         }
     }
 
-    /// Whether the caller may read the ledger as a whole: administrators and nodes.
+    /// Whether the caller may know of that log: it is the node's own, the caller may prove any entry, or
+    /// may read records of an agency whose records it may hold.
     #[must_use]
-    pub fn sees_everything(&self) -> bool {
-        matches!(self.identity.role, Role::Admin(_))
+    pub fn sees_log(&self, view: &LogView) -> bool {
+        if view.log == LogNo::OWN || self.may(Action::Prove) {
+            return true;
+        }
+        self.access.ask(&self.identity, |rules, subject| {
+            rules.agencies.iter().any(|agency| {
+                let holds = agency.nodes.iter().any(|node| node.as_str() == view.node());
+                let reads = || {
+                    rules
+                        .policy
+                        .reads(subject, None, &agency.id, &rules.agencies)
+                };
+                holds && reads()
+            })
+        })
+    }
+
+    /// Whether the caller may read entries that name no record: bytes of a later version.
+    #[must_use]
+    pub fn sees_unnamed(&self) -> bool {
+        self.access.ask(&self.identity, |rules, subject| {
+            rules.policy.reads_everything(subject)
+        })
+    }
+
+    /// Whether a read of that agency's record crosses from one agency to another.
+    #[must_use]
+    pub fn crosses(&self, owner: &AgencyId) -> bool {
+        !matches!(&self.identity.role, Role::Agency(id) if id == owner)
     }
 }

@@ -11,6 +11,7 @@ use super::{
     status::{status, storage},
 };
 use crate::{
+    audit::Account,
     ledger::{
         LogView,
         entry::StoredEntry,
@@ -20,11 +21,13 @@ use crate::{
     },
     proto::ledger::v1::{self as pb, ledger_service_server::LedgerService},
     storage::StorageError,
-    types::{FieldReason, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
+    types::{Action, FieldReason, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
 };
 
 /// Entries of a page, by default and at most.
 const PAGE: (i32, i32) = (100, 1_000);
+/// Entries that are looked at for a page, at most: a caller may be allowed to see few of them.
+const PAGE_ENTRIES: usize = 5_000;
 /// Bytes at which a page ends.
 const PAGE_BYTES: usize = 1024 * 1024;
 
@@ -32,29 +35,55 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct Ledgers(pub Arc<Shared>);
 
+/// Who calls, and the account of the call.
+struct Asker {
+    caller: Caller,
+    account: Account,
+}
+
+impl std::ops::Deref for Asker {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
 impl Ledgers {
-    fn caller<M>(&self, request: &Request<M>) -> Result<Caller, Refusal> {
+    fn caller<M>(&self, request: &Request<M>) -> Result<Asker, Refusal> {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| Refusal::new(Reason::IdentityMissing))?;
-        Ok(self.0.access.caller(&peer.identity))
+        let account = request.extensions().get::<Account>();
+        let account = account.ok_or_else(|| Refusal::new(Reason::Internal))?;
+        Ok(Asker {
+            caller: self.0.access.caller(&peer.identity),
+            account: account.clone(),
+        })
     }
 
-    fn view(&self, origin: &str) -> Result<Arc<LogView>, Refusal> {
-        self.0
-            .ledger
-            .log(origin)
-            .ok_or_else(|| Reason::LogNotFound.into())
+    /// A log that the caller may know of; another one is as absent.
+    fn view(&self, caller: &Asker, origin: &str) -> Result<Arc<LogView>, Refusal> {
+        let view = self.0.ledger.log(origin);
+        let view = view.filter(|view| caller.sees_log(view));
+        let view = view.ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
+        caller.account.names(&view.origin());
+        Ok(view)
     }
 
-    fn list_logs(&self) -> pb::ListLogsResponse {
+    fn list_logs(&self, caller: &Asker) -> pb::ListLogsResponse {
         let published = self.0.ledger.published();
+        let seen = published.logs.values().filter(|v| caller.sees_log(v));
         pb::ListLogsResponse {
-            logs: published.logs.values().map(|view| log(view)).collect(),
+            logs: seen.map(|view| log(view)).collect(),
         }
     }
 
-    fn checkpoint(&self, origin: &str) -> Result<pb::GetCheckpointResponse, Refusal> {
-        let view = self.view(origin)?;
+    fn checkpoint(
+        &self,
+        caller: &Asker,
+        origin: &str,
+    ) -> Result<pb::GetCheckpointResponse, Refusal> {
+        let view = self.view(caller, origin)?;
         let mut checkpoint = view.note.clone();
         for cosignature in self.0.ledger.cosignatures(view.log).map_err(storage)? {
             if cosignature.size == int(view.tree.size()) {
@@ -69,10 +98,10 @@ impl Ledgers {
 
     fn entries(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::ListEntriesRequest,
     ) -> Result<pb::ListEntriesResponse, Refusal> {
-        let view = self.view(&request.origin)?;
+        let view = self.view(caller, &request.origin)?;
         let size = view.tree.size();
         let start = index(request.start, "start")?;
         if start > size {
@@ -83,24 +112,34 @@ impl Ledgers {
             n if n < 0 => return Err(negative("page_size")),
             n => n.min(PAGE.1),
         };
+        let count = usize::try_from(count).unwrap_or(0);
         let mut response = pb::ListEntriesResponse {
             entries: Vec::new(),
             size: int(size),
+            next_start: request.start,
         };
         let mut bytes = 0;
-        for index in (start..size).take(usize::try_from(count).unwrap_or(0)) {
-            let entry = self.logged(caller, view.log, index)?;
-            bytes += entry.entry_bytes.len();
-            response.entries.push(entry);
-            if bytes >= PAGE_BYTES {
+        for index in (start..size).take(PAGE_ENTRIES) {
+            response.next_start = int(index + 1);
+            if let Some(entry) = self.logged(caller, view.log, index)? {
+                bytes += entry.entry_bytes.len();
+                response.entries.push(entry);
+            }
+            if bytes >= PAGE_BYTES || response.entries.len() >= count {
                 break;
             }
         }
         Ok(response)
     }
 
-    /// An entry; without its bytes where the caller may not read its record.
-    fn logged(&self, caller: &Caller, log: LogNo, index: u64) -> Result<pb::LoggedEntry, Refusal> {
+    /// An entry: whole for one who may read its record, its hash for one who may prove it, nothing for
+    /// others.
+    fn logged(
+        &self,
+        caller: &Asker,
+        log: LogNo,
+        index: u64,
+    ) -> Result<Option<pb::LoggedEntry>, Refusal> {
         let bytes = self
             .0
             .ledger
@@ -114,36 +153,58 @@ impl Ledgers {
             index: LogIndex(index),
         };
         let parsed = StoredEntry::parse(at, bytes.clone()).ok();
-        let sees = caller.sees_everything()
-            || parsed
-                .as_ref()
-                .is_some_and(|entry| caller.sees(entry.name.agency()));
-        Ok(pb::LoggedEntry {
+        let sees = match &parsed {
+            Some(entry) => caller.sees(entry.name.register(), entry.name.agency()),
+            // What names no record is nobody's: whoever reads everything reads it.
+            None => caller.sees_unnamed(),
+        };
+        if !sees && !caller.may(Action::Prove) {
+            return Ok(None);
+        }
+        let crosses = |entry: &StoredEntry| caller.crosses(entry.name.agency());
+        if sees && parsed.as_ref().is_none_or(crosses) {
+            let recorded = caller.account.crosses(false);
+            recorded.map_err(|_| Refusal::new(Reason::StorageFailed))?;
+        }
+        Ok(Some(pb::LoggedEntry {
             index: int(index),
             entry_bytes: if sees { bytes } else { bytes::Bytes::new() },
             entry: parsed.filter(|_| sees).map(|entry| entry.message),
             leaf_hash: Some(leaf),
-        })
+        }))
     }
 
+    /// The proof of an entry that the caller may see or prove; another one is as absent.
     fn inclusion(
         &self,
-        origin: &str,
+        caller: &Asker,
+        request: &pb::GetInclusionProofRequest,
+    ) -> Result<pb::GetInclusionProofResponse, Refusal> {
+        let view = self.view(caller, &request.origin)?;
+        let at = index(request.index, "index")?;
+        if at >= view.tree.size() || self.logged(caller, view.log, at)?.is_none() {
+            return Err(Reason::IndexOutOfRange.into());
+        }
+        self.included(&view, request.index, request.size)
+    }
+
+    fn included(
+        &self,
+        view: &LogView,
         at: i64,
         size: i64,
     ) -> Result<pb::GetInclusionProofResponse, Refusal> {
-        let view = self.view(origin)?;
         let newest = view.tree.size();
         let (at, size) = (index(at, "index")?, index(size, "size")?);
         let size = if size == 0 { newest } else { size };
         let ledger = &self.0.ledger;
-        let path = ledger.inclusion(&view, at, size).map_err(proof)?;
+        let path = ledger.inclusion(view, at, size).map_err(proof)?;
         Ok(pb::GetInclusionProofResponse {
             index: int(at),
             size: int(size),
-            leaf_hash: Some(digest(&ledger.leaf(&view, at).map_err(proof)?)),
+            leaf_hash: Some(digest(&ledger.leaf(view, at).map_err(proof)?)),
             hashes: path.iter().map(digest).collect(),
-            root: Some(digest(&ledger.root_at(&view, size).map_err(proof)?)),
+            root: Some(digest(&ledger.root_at(view, size).map_err(proof)?)),
             checkpoint: if size == newest {
                 view.note.clone()
             } else {
@@ -154,9 +215,10 @@ impl Ledgers {
 
     fn consistency(
         &self,
+        caller: &Asker,
         request: &pb::GetConsistencyProofRequest,
     ) -> Result<pb::GetConsistencyProofResponse, Refusal> {
-        let view = self.view(&request.origin)?;
+        let view = self.view(caller, &request.origin)?;
         let old = index(request.old_size, "old_size")?;
         let new = match index(request.new_size, "new_size")? {
             0 => view.tree.size(),
@@ -175,13 +237,16 @@ impl Ledgers {
 
     fn custody(
         &self,
-        caller: &Caller,
+        caller: &Asker,
         request: &pb::GetCustodyRequest,
     ) -> Result<pb::GetCustodyResponse, Refusal> {
         let mut violations = Violations::new();
         let name: Option<RecordName> = violations.parse("name", &request.name);
         let name = violations.into_complete(name).map_err(Refusal::from)?;
-        caller.reads(&name)?;
+        caller.account.names(&name);
+        if !caller.may(Action::Prove) {
+            caller.reads(&name)?;
+        }
         let entry = self.revision(&name, request.revision)?;
         let (log_no, at) = (entry.at.log, entry.at.index.0);
         let published = self.0.ledger.published();
@@ -195,9 +260,9 @@ impl Ledgers {
         cosignatures.retain(covers);
         cosignatures.sort_by_key(|cosignature| cosignature.time.map(|t| (t.seconds, t.nanos)));
         Ok(pb::GetCustodyResponse {
-            entry: Some(self.logged(caller, log_no, at)?),
+            entry: self.logged(caller, log_no, at)?,
             log: Some(log(view)),
-            inclusion: Some(self.inclusion(view.origin(), int(at), 0)?),
+            inclusion: Some(self.included(view, int(at), 0)?),
             checkpoint: view.note.clone(),
             cosignatures,
         })
@@ -286,16 +351,18 @@ fn proof(error: ProofError<StorageError>) -> Refusal {
 impl LedgerService for Ledgers {
     async fn list_logs(
         &self,
-        _: Request<pb::ListLogsRequest>,
+        request: Request<pb::ListLogsRequest>,
     ) -> Result<Response<pb::ListLogsResponse>, Status> {
-        Ok(Response::new(Self::list_logs(self)))
+        let caller = self.caller(&request).map_err(status)?;
+        Ok(Response::new(Self::list_logs(self, &caller)))
     }
 
     async fn get_checkpoint(
         &self,
         request: Request<pb::GetCheckpointRequest>,
     ) -> Result<Response<pb::GetCheckpointResponse>, Status> {
-        self.checkpoint(&request.get_ref().origin)
+        let caller = self.caller(&request).map_err(status)?;
+        self.checkpoint(&caller, &request.get_ref().origin)
             .map(Response::new)
             .map_err(status)
     }
@@ -314,8 +381,8 @@ impl LedgerService for Ledgers {
         &self,
         request: Request<pb::GetInclusionProofRequest>,
     ) -> Result<Response<pb::GetInclusionProofResponse>, Status> {
-        let request = request.get_ref();
-        let proof = self.inclusion(&request.origin, request.index, request.size);
+        let caller = self.caller(&request).map_err(status)?;
+        let proof = self.inclusion(&caller, request.get_ref());
         proof.map(Response::new).map_err(status)
     }
 
@@ -323,7 +390,8 @@ impl LedgerService for Ledgers {
         &self,
         request: Request<pb::GetConsistencyProofRequest>,
     ) -> Result<Response<pb::GetConsistencyProofResponse>, Status> {
-        self.consistency(request.get_ref())
+        let caller = self.caller(&request).map_err(status)?;
+        self.consistency(&caller, request.get_ref())
             .map(Response::new)
             .map_err(status)
     }

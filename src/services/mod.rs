@@ -1,10 +1,13 @@
 //! The gRPC services, and the one place where errors become a status.
 
 pub mod access;
+pub mod audit;
 pub mod convert;
 pub mod ledger;
+pub mod methods;
 pub mod node;
 pub mod position;
+pub mod reflection;
 pub mod register;
 pub mod replication;
 pub mod status;
@@ -17,14 +20,18 @@ use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::server::HealthReporter;
 
 use self::{
+    audit::Audits,
     ledger::Ledgers,
+    methods::Methods,
     node::Nodes,
+    reflection::Reflection,
     register::{RegisterService, Shared},
     replication::Replication,
 };
 use crate::{
     proto::{
-        DESCRIPTORS, ledger::v1::ledger_service_server::LedgerServiceServer,
+        audit::v1::audit_service_server::AuditServiceServer,
+        ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::replication_service_server::ReplicationServiceServer,
     },
@@ -42,14 +49,9 @@ pub fn routes(
     shared: Arc<Shared>,
     nodes: Nodes,
     mirror: Mirror,
-) -> Result<(Routes, HealthReporter), tonic_reflection::server::Error> {
+    methods: Methods,
+) -> Result<(Routes, HealthReporter), prost::DecodeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-    };
     let ledgers = LedgerServiceServer::new(Ledgers(shared.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -58,15 +60,24 @@ pub fn routes(
     let nodes = NodeServiceServer::new(nodes)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
+    let audits = AuditServiceServer::new(Audits(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let replication = ReplicationServiceServer::new(Replication(mirror))
         .max_decoding_message_size(REPLICATION_BYTES)
         .max_encoding_message_size(REPLICATION_BYTES);
     let mut routes = Routes::new(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
         .add_service(ledgers)
         .add_service(nodes)
+        .add_service(audits)
         .add_service(replication);
+    let reflection = Reflection::new(shared.access.clone(), methods)?;
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/{{*method}}");
+        let router = std::mem::take(routes.axum_router_mut());
+        *routes.axum_router_mut() = router.route_service(&path, reflection.clone());
+    }
     for (id, register) in shared.registers.iter() {
         let service = RegisterService::new(shared.clone(), id.clone());
         let path = format!("/{}/{{*method}}", register.about().service);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -42,6 +42,8 @@ pub struct Nodes {
     pub data: PathBuf,
     /// Intake stops below this many free bytes.
     pub watermark: u64,
+    /// Why the newest agency table or policy is not in force.
+    pub rules_failed: watch::Receiver<Option<String>>,
 }
 
 impl Nodes {
@@ -77,6 +79,8 @@ impl Nodes {
             watermark_bytes: int(self.watermark),
             certificate_end_time: stamp(Some(self.certificate_end)),
             damage: ledger.damage(),
+            policy_digest: self.shared.access.rules().policy.digest().to_owned(),
+            warnings: self.rules_failed.borrow().iter().cloned().collect(),
         })
     }
 

@@ -36,8 +36,8 @@ impl ReplicationService for Replication {
         request: Request<Streaming<ReplicateRequest>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let peer = request.extensions().get::<Peer>();
-        let child = peer.and_then(|peer| peer.identity.node()).cloned();
-        let child = child.ok_or_else(|| status(Reason::MethodNotAllowed.into()))?;
+        let child = peer.map(|peer| peer.identity.clone());
+        let child = child.ok_or_else(|| status(Reason::IdentityMissing.into()))?;
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let (mirror, messages) = (self.0.clone(), request.into_inner().map(received).boxed());
         tokio::spawn(async move {

@@ -33,7 +33,9 @@ pub fn code(reason: Reason) -> Code {
         | R::FilterTooComplex
         | R::OrderInvalid => Code::InvalidArgument,
         R::RecordNotFound | R::LogNotFound => Code::NotFound,
-        R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed => Code::PermissionDenied,
+        R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed | R::OriginForged => {
+            Code::PermissionDenied
+        }
         R::IdentityMissing => Code::Unauthenticated,
         R::EtagStale => Code::Aborted,
         R::RequestIdReused => Code::AlreadyExists,
@@ -145,29 +147,51 @@ fn referenced(reason: Reason, reference: Uuid) -> Refusal {
 /// A status of tonic's own making, in hefu's terms; one that has details already is left as it is.
 #[must_use]
 pub fn mapped(foreign: Status) -> Status {
-    if !foreign.details().is_empty() {
+    // A caller that goes away in the middle of a message: nobody is left to tell, and it is no fault.
+    let is_gone = foreign.message().contains("h2 protocol error");
+    if is_gone || foreign.code() == Code::Ok || !foreign.details().is_empty() {
         return foreign;
     }
-    let reason = match foreign.code() {
-        Code::Ok => return foreign,
-        // The caller went away in the middle of a message: nobody is left to tell, and it is no fault.
-        Code::Unknown | Code::Internal | Code::Cancelled
-            if foreign.message().contains("h2 protocol error") =>
-        {
-            return foreign;
+    let mut known = status(refusal(&foreign));
+    // Such as grpc-accept-encoding, which tells a client how it may compress.
+    *known.metadata_mut() = foreign.metadata().clone();
+    known
+}
+
+/// How tonic's INTERNAL begins where the fault is in what hefu sends. All others are about what the
+/// caller sent: cut, with a wrong flag, not decompressible, no message, or not that message.
+const ENCODING: [&str; 2] = ["Error encoding", "Error compressing"];
+
+fn refusal(foreign: &Status) -> Refusal {
+    let text = foreign.message();
+    match foreign.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge.into(),
+        Code::InvalidArgument => Reason::RequestMalformed.into(),
+        Code::Unimplemented if text.starts_with("Content is compressed") => {
+            let (en, zh) = (
+                "send it as gzip, zstd or plain",
+                "请使用 gzip、zstd 或不压缩",
+            );
+            Refusal::new(Reason::RequestMalformed).because(en, zh)
         }
-        Code::OutOfRange | Code::ResourceExhausted => Reason::MessageTooLarge,
-        Code::InvalidArgument => Reason::RequestMalformed,
-        Code::Unimplemented => Reason::MethodUnknown,
-        Code::DeadlineExceeded | Code::Cancelled => Reason::DeadlineExceeded,
-        Code::Unavailable => Reason::ShuttingDown,
-        Code::Unauthenticated => Reason::IdentityMissing,
-        Code::PermissionDenied => Reason::MethodNotAllowed,
-        Code::NotFound => Reason::RecordNotFound,
-        Code::Internal if foreign.message().contains("decode") => Reason::RequestMalformed,
-        _ => return status(internal(foreign.message())),
-    };
-    status(Refusal::new(reason))
+        Code::Unimplemented => Reason::MethodUnknown.into(),
+        Code::DeadlineExceeded | Code::Cancelled => Reason::DeadlineExceeded.into(),
+        Code::Unavailable => Reason::ShuttingDown.into(),
+        Code::Unauthenticated => Reason::IdentityMissing.into(),
+        Code::PermissionDenied => Reason::MethodNotAllowed.into(),
+        Code::NotFound => Reason::RecordNotFound.into(),
+        Code::Internal if !ENCODING.iter().any(|own| text.starts_with(own)) => malformed(text),
+        _ => internal(text),
+    }
+}
+
+/// Bytes that are not the message: prost's words name the field, and repeat nothing of its value.
+fn malformed(text: &str) -> Refusal {
+    let refusal = Refusal::new(Reason::RequestMalformed);
+    match text.strip_prefix("failed to decode Protobuf message: ") {
+        Some(why) => refusal.because(why, why),
+        None => refusal,
+    }
 }
 
 /// A message that a client could not encode.

@@ -21,8 +21,9 @@ pub struct Agency {
     pub divisions: Vec<DivisionCode>,
     /// What it is, in the operator's own words, such as `county-department`.
     pub kind: String,
-    /// The node that it submits to, where the table says so.
-    pub node: Option<NodeId>,
+    /// The nodes whose logs may hold its records; it submits to the first. Empty where the table does
+    /// not say: then it submits nowhere.
+    pub nodes: Vec<NodeId>,
 }
 
 impl Agency {
@@ -30,6 +31,12 @@ impl Agency {
     #[must_use]
     pub fn may_write(&self, division: &DivisionCode) -> bool {
         self.divisions.iter().any(|own| own.contains(division))
+    }
+
+    /// Whether it submits to that node.
+    #[must_use]
+    pub fn is_at(&self, node: &NodeId) -> bool {
+        self.nodes.first() == Some(node)
     }
 
     /// Records a violation when the agency may not write for the division.
@@ -62,7 +69,8 @@ pub struct AgencyTable {
 
 impl AgencyTable {
     /// Loads a table with the columns `id,name,divisions,kind` and, if it likes, `node`. Divisions
-    /// are separated by `;`.
+    /// and nodes are separated by `;`: an agency that moved names its node of today, then the former
+    /// ones, whose logs still hold what it submitted there.
     ///
     /// # Errors
     /// The first wrong line; ids are unique.
@@ -90,13 +98,23 @@ impl AgencyTable {
             text.parse()
                 .map_err(|e| row.wrong("divisions", format!("{text:?} is wrong: {e}")))
         };
+        let node = |text: &str| {
+            let text = text.trim();
+            text.parse()
+                .map_err(|e| row.wrong("node", format!("{text:?} is wrong: {e}")))
+        };
         let divisions: String = row.parse("divisions")?;
+        let nodes: Option<String> = row.parse_optional("node")?;
         Ok(Agency {
             id: row.parse("id")?,
             name: row.parse("name")?,
             divisions: divisions.split(';').map(code).collect::<Result<_, _>>()?,
             kind: row.parse("kind")?,
-            node: row.parse_optional("node")?,
+            nodes: nodes
+                .iter()
+                .flat_map(|text| text.split(';'))
+                .map(node)
+                .collect::<Result<_, _>>()?,
         })
     }
 
@@ -149,13 +167,13 @@ mod tests {
 
     #[test]
     fn the_node_is_optional() {
-        let text = "id,name,divisions,kind,node\nab,甲,320681,x,qidong\ncd,乙,320681,x,\n";
+        let text = "id,name,divisions,kind,node\nab,甲,320681,x,qidong;haian\ncd,乙,320681,x,\n";
         let table = AgencyTable::from_csv(text).expect("a table");
-        let nodes: Vec<_> = table
-            .iter()
-            .map(|a| a.node.as_ref().map(NodeId::as_str))
-            .collect();
-        assert_eq!(nodes, [Some("qidong"), None]);
+        let nodes: Vec<_> = table.iter().map(|a| a.nodes.len()).collect();
+        assert_eq!(nodes, [2, 0]);
+        let moved = table.iter().next().expect("a row");
+        assert!(moved.is_at(&"qidong".parse().expect("a node")));
+        assert!(!moved.is_at(&"haian".parse().expect("a node")));
     }
 
     #[test]

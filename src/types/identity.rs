@@ -14,9 +14,39 @@ pub enum Role {
     Node(NodeId),
     /// Somebody who administers gateways.
     Admin(AdminId),
+    /// Somebody who checks proofs and the audit trail, and reads no record.
+    Auditor(AdminId),
 }
 
-/// A SPIFFE ID, `spiffe://{trust domain}/{agency|node|admin}/{slug}`, as the URI name of a
+impl Role {
+    /// The word for its kind, as it stands in SPIFFE IDs.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Agency(_) => "agency",
+            Self::Node(_) => "node",
+            Self::Admin(_) => "admin",
+            Self::Auditor(_) => "auditor",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = IdentityError;
+
+    fn from_str(text: &str) -> Result<Self, IdentityError> {
+        let (kind, id) = text.split_once('/').ok_or(IdentityError::Shape)?;
+        Ok(match kind {
+            "agency" => Self::Agency(id.parse()?),
+            "node" => Self::Node(id.parse()?),
+            "admin" => Self::Admin(id.parse()?),
+            "auditor" => Self::Auditor(id.parse()?),
+            _ => return Err(IdentityError::UnknownRole),
+        })
+    }
+}
+
+/// A SPIFFE ID, `spiffe://{trust domain}/{agency|node|admin|auditor}/{slug}`, as the URI name of a
 /// certificate carries it. Source: SPIFFE-ID, sections 2.1 and 2.2.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
@@ -30,10 +60,12 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// Not `spiffe://` and three parts.
-    #[error("a SPIFFE id must have the form spiffe://<trust domain>/<agency|node|admin>/<id>")]
+    #[error(
+        "a SPIFFE id must have the form spiffe://<trust domain>/<agency|node|admin|auditor>/<id>"
+    )]
     Shape,
     /// The second part names no role.
-    #[error("a SPIFFE id must name the role \"agency\", \"node\" or \"admin\"")]
+    #[error("a SPIFFE id must name the role \"agency\", \"node\", \"admin\" or \"auditor\"")]
     UnknownRole,
     /// The trust domain or the id.
     #[error("a SPIFFE id is wrong: {0}")]
@@ -76,32 +108,27 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let mut parts = text
+        let (domain, role) = text
             .strip_prefix("spiffe://")
-            .ok_or(IdentityError::Shape)?
-            .split('/');
-        let (Some(domain), Some(role), Some(id), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+            .and_then(|rest| rest.split_once('/'))
+            .ok_or(IdentityError::Shape)?;
+        // Three parts and no more: an id never has a slash.
+        if role.matches('/').count() != 1 {
             return Err(IdentityError::Shape);
-        };
-        let domain = domain.parse()?;
-        let role = match role {
-            "agency" => Role::Agency(id.parse()?),
-            "node" => Role::Node(id.parse()?),
-            "admin" => Role::Admin(id.parse()?),
-            _ => return Err(IdentityError::UnknownRole),
-        };
-        Ok(Self { domain, role })
+        }
+        Ok(Self {
+            domain: domain.parse()?,
+            role: role.parse()?,
+        })
     }
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Agency(id) => write!(f, "agency/{id}"),
-            Self::Node(id) => write!(f, "node/{id}"),
-            Self::Admin(id) => write!(f, "admin/{id}"),
+            Self::Agency(id) => write!(f, "{}/{id}", self.kind()),
+            Self::Node(id) => write!(f, "{}/{id}", self.kind()),
+            Self::Admin(id) | Self::Auditor(id) => write!(f, "{}/{id}", self.kind()),
         }
     }
 }
@@ -228,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_has_one_of_three_roles() {
+    fn an_identity_has_one_of_four_roles() {
         let parse = |text: &str| text.parse::<Identity>();
         let agency = parse("spiffe://nantong.gov.cn/agency/qidong-emergency").expect("an agency");
         assert_eq!(
@@ -300,7 +327,7 @@ mod tests {
         #[test]
         fn both_survive_the_round_trip(
             domain in "[a-z]{1,9}(\\.[a-z]{1,9}){0,2}", id in "[a-z]{2,20}", life in any::<u32>(),
-            role in "agency|node|admin",
+            role in "agency|node|admin|auditor",
         ) {
             let text = format!("{domain}/{id}/{life:08x}");
             let origin: Origin = text.parse().expect("an origin");

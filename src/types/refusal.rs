@@ -137,6 +137,9 @@ reasons! {
     /// Another node owns the record; only that one writes its revisions.
     RecordElsewhere = 35, "RECORD_ELSEWHERE",
         "another node owns the record; submit it there", "该记录由其他节点拥有，请在该节点提交";
+    /// A log holds a record of an agency that the agency table here places at other nodes.
+    OriginForged = 36, "ORIGIN_FORGED",
+        "the log holds records of an agency that does not submit at its node", "日志中有不属于该节点的单位的记录";
 }
 
 impl Reason {

@@ -1,19 +1,21 @@
 //! Real nodes on real sockets with real TLS, in a folder that goes away with the test.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "nothing here must last")]
 
 pub mod process;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use hefu::{
     config::{
-        Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
+        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
         StorageConfig, TlsConfig,
     },
     gateway::{
         client::{ClientFiles, DialError, Dialer},
         pki::{Authority, Issued},
+        tls::{Credentials, provider},
     },
     ledger::Ledger,
     node::{Node, NodeError},
@@ -51,6 +53,9 @@ rudong-emergency,如东县应急管理局,320623,county-department,rudong
 nantong-emergency,南通市应急管理局,320600,city-department,nantong
 ";
 
+/// What every node here starts with: the policy that is built in.
+pub const POLICY: &str = include_str!("../../seeds/policy.toml");
+
 /// A trust domain: an authority, agencies, and a folder for everything.
 pub struct Domain {
     pub folder: TempDir,
@@ -71,13 +76,75 @@ impl Domain {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(&folder.path().join("pki"), "test").unwrap();
         std::fs::write(folder.path().join("agencies.csv"), AGENCIES).unwrap();
+        std::fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
         Self { folder, authority }
+    }
+
+    /// Puts another table of agencies, or another policy, in the place of the one that is there.
+    pub fn replace(&self, file: &str, text: &str) {
+        let (path, whole) = (self.folder.path().join(file), format!("{file}.new"));
+        let whole = self.folder.path().join(whole);
+        std::fs::write(&whole, text).unwrap();
+        std::fs::rename(whole, path).unwrap();
+    }
+
+    /// Adds grants to the policy.
+    pub fn grant(&self, grants: &str) {
+        let standing = std::fs::read_to_string(self.folder.path().join("policy.toml")).unwrap();
+        self.replace("policy.toml", &format!("{standing}\n{grants}"));
     }
 
     pub fn issue(&self, identity: &str) -> Issued {
         let identity = format!("spiffe://{DOMAIN}/{identity}").parse().unwrap();
         let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         self.authority.issue(&identity, &hosts, 1).unwrap()
+    }
+
+    /// Issues a certificate, revokes it, and keeps it beside the others.
+    pub fn revoked(&self, identity: &str) {
+        let issued = self.issue(identity);
+        self.authority.revoke(identity, "lost").unwrap();
+        let kept = self.revoked_before(identity);
+        std::fs::copy(issued.certificate, kept.certificate).unwrap();
+        std::fs::copy(issued.key, kept.key).unwrap();
+    }
+
+    /// The certificate of that identity that was revoked.
+    pub fn revoked_before(&self, identity: &str) -> Issued {
+        let stem = format!("revoked-{}", identity.replace('/', "-"));
+        let pki = self.folder.path().join("pki");
+        Issued {
+            certificate: pki.join(format!("{stem}.pem")),
+            key: pki.join(format!("{stem}.key")),
+            root: pki.join("ca.pem"),
+        }
+    }
+
+    /// A certificate whose time is over.
+    pub fn expired(&self, identity: &str) -> Issued {
+        let pki = self.folder.path().join("pki");
+        let read = |name: &str| std::fs::read_to_string(pki.join(name)).unwrap();
+        let key = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), key).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let uri = format!("spiffe://{DOMAIN}/{identity}").try_into().unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        let stem = format!("expired-{}", identity.replace('/', "-"));
+        let issued = Issued {
+            certificate: pki.join(format!("{stem}.pem")),
+            key: pki.join(format!("{stem}.key")),
+            root: pki.join("ca.pem"),
+        };
+        std::fs::write(&issued.certificate, certificate.pem()).unwrap();
+        std::fs::write(&issued.key, key.serialize_pem()).unwrap();
+        let owner = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&issued.key, owner).unwrap();
+        issued
     }
 
     pub fn config(&self, name: &str, parent: Option<(&str, SocketAddr)>) -> Config {
@@ -90,6 +157,7 @@ impl Domain {
                 listen: "127.0.0.1:0".parse().unwrap(),
             },
             tls: TlsConfig {
+                crls: Vec::new(),
                 certificate: issued.certificate,
                 key: issued.key,
                 roots: vec![issued.root],
@@ -101,6 +169,7 @@ impl Domain {
             }),
             reference: ReferenceConfig {
                 agencies: Some(self.folder.path().join("agencies.csv")),
+                policy: Some(self.folder.path().join("policy.toml")),
                 ..ReferenceConfig::default()
             },
             storage: StorageConfig {
@@ -108,6 +177,7 @@ impl Domain {
                 watermark_mib: 0,
                 ..StorageConfig::default()
             },
+            audit: AuditConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -138,6 +208,32 @@ pub async fn dial(issued: &Issued, address: SocketAddr) -> Result<Channel, DialE
     };
     let dialer = Dialer::from_files(&files)?;
     dialer.connect(&format!("https://{address}"), None).await
+}
+
+/// Dials with TLS and shows no certificate; `None` where that is refused.
+pub async fn dial_without_certificate(node: &Running) -> Option<Channel> {
+    let tls = &node.config.tls;
+    let credentials = Credentials::load(&tls.certificate, &tls.key, &tls.roots).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(credentials.roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (config, address) = (Arc::new(config), node.address);
+    let connect = tower::service_fn(move |_| {
+        let tls = tokio_rustls::TlsConnector::from(config.clone());
+        async move {
+            let tcp = tokio::net::TcpStream::connect(address).await?;
+            let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            let mut stream = tls.connect(name, tcp).await?;
+            // The server judges after the client is done: its first bytes tell.
+            tokio::io::AsyncBufReadExt::fill_buf(&mut stream).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+        }
+    });
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connect).await.ok()
 }
 
 impl Running {

@@ -1,6 +1,7 @@
 //! Real `hefu serve` processes, to be killed.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "nothing here must last")]
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -70,20 +71,28 @@ impl Process {
     }
 
     pub fn with_env(config: &Path, env: &[(&str, String)]) -> Self {
-        Self::launch(config, env).unwrap_or_else(|said| panic!("it did not start: {said}"))
+        Self::launch(config, env, Stdio::inherit())
+            .unwrap_or_else(|said| panic!("it did not start: {said}"))
     }
 
     /// Starts a node that may refuse to.
     pub fn try_start(config: &Path) -> Result<Self, String> {
-        Self::launch(config, &[])
+        Self::launch(config, &[], Stdio::inherit())
     }
 
-    fn launch(config: &Path, env: &[(&str, String)]) -> Result<Self, String> {
+    /// Starts a node whose log goes to a file.
+    pub fn logging(config: &Path, env: &[(&str, String)], log: &Path) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        Self::launch(config, env, log.into()).unwrap()
+    }
+
+    fn launch(config: &Path, env: &[(&str, String)], log: Stdio) -> Result<Self, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
         command
             .args(["serve", "--config"])
             .arg(config)
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            .stderr(log);
         command.envs(env.iter().map(|(key, value)| (*key, value)));
         let mut child = command.spawn().unwrap();
         let mut line = String::new();

@@ -14,7 +14,10 @@ use tonic::{
 };
 
 use self::dynamic::{DynamicCodec, RegisterApi, path, sub, subs, text};
-use crate::{gateway::client::DialError, services::status::decode};
+use crate::{
+    gateway::{client::DialError, explain::cause},
+    services::status::decode,
+};
 
 /// Rows of one message of a list.
 const ROWS: usize = 250;
@@ -84,7 +87,7 @@ impl Client {
         let ready = grpc.ready().await;
         ready.map_err(|error| DialError::Connect {
             server: "the node".to_owned(),
-            cause: crate::gateway::client::innermost(&error),
+            cause: cause(&error),
         })?;
         Ok(grpc)
     }

@@ -84,6 +84,11 @@ impl Board {
         self.turn_one(log, |rung| rung.trouble = Some((state, reason.to_owned())));
     }
 
+    /// What the trouble was may be over: the parent is asked again.
+    pub(in super::super) fn untrouble(&self, log: LogNo) {
+        self.turn_one(log, |rung| rung.trouble = None);
+    }
+
     fn turn_one(&self, log: LogNo, change: impl FnOnce(&mut Rung)) {
         let (size, now) = (self.size(log), self.clock.now());
         let mut above = lock(&self.above);

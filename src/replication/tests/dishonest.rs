@@ -381,6 +381,7 @@ async fn nobody_brings_logs_of_others() {
     let cases = [
         (offer("rugao", 3), ErrorReason::CheckpointInvalid),
         (offer("nantong", 4), ErrorReason::CheckpointInvalid),
+        (offer("barred", 2), ErrorReason::MethodNotAllowed),
         (offer("qidong", 8), ErrorReason::LogForked),
         (foreign, ErrorReason::CheckpointInvalid),
         (known, ErrorReason::LogForked),
@@ -394,6 +395,32 @@ async fn nobody_brings_logs_of_others() {
     let log = Some(offer("lvsi", 7));
     let answer = forger.ask(Request::Offer(pb::Offer { log })).await;
     assert!(matches!(answer, Response::Welcome(_)), "{answer:?}");
+}
+
+/// A child that writes in the name of another node's agency is refused, and nothing of it is stored; that
+/// it could be an error of the parent's table is why it may go on once the entry is in order.
+#[tokio::test]
+async fn entries_of_agencies_that_lie_elsewhere_are_refused() {
+    let (city, mut forger) = scene().await;
+    let entry = |agency: &str| {
+        let name = format!("agencies/{agency}/risks/R-1");
+        let entry = crate::proto::ledger::v1::Entry {
+            name,
+            ..Default::default()
+        };
+        Bytes::from(prost::Message::encode_to_vec(&entry))
+    };
+    forger.log[12] = entry("here");
+    forger.log[15] = entry("elsewhere");
+    let answer = forger.send(forger.batch(10..20)).await;
+    assert_eq!(refused(&answer).0, ErrorReason::OriginForged);
+    let Response::Refused(refused) = &answer else {
+        unreachable!()
+    };
+    assert!(refused.message.contains("entry 15 is of elsewhere"));
+    assert_eq!(held(&city, &forger), (10, false));
+    assert_eq!(cosigned(&forger.send(forger.batch(10..15)).await), 15);
+    others_go_on(&city).await;
 }
 
 fn join_nobody() -> Link {

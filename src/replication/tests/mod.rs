@@ -24,11 +24,26 @@ use crate::{
         staged::StateRead,
     },
     storage::{Batch, LogStore as _, MemoryLog, MemoryState, Position},
-    types::{LogIndex, LogNo, ManualClock, NodeId, RecordName, RegisterId},
+    types::{
+        AgencyId, Identity, LogIndex, LogNo, ManualClock, NodeId, Origin, RecordName, RegisterId,
+    },
 };
 
 /// A wait that only a failing test waits to the end.
 const LONG: Duration = Duration::from_secs(60);
+
+/// Lets every child bring every log; agencies named `elsewhere` are at no node.
+struct Open;
+
+impl Admission for Open {
+    fn brings(&self, _: &Identity, origin: &Origin) -> bool {
+        origin.node().as_str() != "barred"
+    }
+
+    fn belongs(&self, agency: &AgencyId, _: &Origin) -> bool {
+        agency.as_str() != "elsewhere"
+    }
+}
 
 /// Knows no register: everything is carried.
 struct Carry;
@@ -133,6 +148,9 @@ fn join(mirror: Mirror, child: NodeId, up: usize, down: usize) -> Link {
     let (to_parent, from_child) = mpsc::channel(2);
     let (to_child, from_parent) = mpsc::channel(2);
     let messages = ReceiverStream::new(from_child).take(up).map(Ok);
+    let child = format!("spiffe://nantong.gov.cn/node/{child}")
+        .parse()
+        .unwrap();
     tokio::spawn(async move {
         if let Err(refusal) = mirror.serve(child, messages, to_child.clone()).await {
             let _ = to_child.send(Err(refusal)).await;
@@ -199,7 +217,7 @@ impl Node {
         let wire = above.map(|(wire, _)| wire);
         let board = Board::new(ledger.clone(), disk.clock.clone(), parent).unwrap();
         let shutdown = CancellationToken::new();
-        let mirror = Mirror::new(board.clone(), shutdown.clone());
+        let mirror = Mirror::new(board.clone(), Arc::new(Open), shutdown.clone());
         lock(&address.0).replace(mirror);
         let backoff = Duration::from_millis(1);
         let options = UplinkOptions {

@@ -26,9 +26,10 @@ use super::{
     wire,
 };
 use crate::{
+    audit::{Account, Trail},
     ledger::{Ledger, entry::StoredEntry},
     registers::{AnyRegister, Registers},
-    types::{Clock, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
+    types::{AgencyId, Clock, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
 };
 
 /// What all registers' services share.
@@ -47,6 +48,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     /// The trust domain.
     pub trust_domain: TrustDomain,
+    /// The audit trail.
+    pub trail: Trail,
 }
 
 impl Shared {
@@ -72,9 +75,19 @@ struct Call {
     shared: Arc<Shared>,
     id: RegisterId,
     caller: Caller,
+    account: Account,
 }
 
 impl Call {
+    /// A record is shown: one of another agency is recorded.
+    fn shows(&self, owner: &AgencyId, lasts: bool) -> Result<(), Refusal> {
+        if self.caller.crosses(owner) {
+            let recorded = self.account.crosses(lasts);
+            return recorded.map_err(|_| Reason::StorageFailed.into());
+        }
+        Ok(())
+    }
+
     fn register(&self) -> Result<&dyn AnyRegister, Refusal> {
         self.shared
             .registers
@@ -97,7 +110,9 @@ impl Call {
                 format!("应为 agencies/{{单位}}/{id}/{{编号}}"),
             );
         }
-        violations.into_complete(name).map_err(Refusal::from)
+        let name = violations.into_complete(name).map_err(Refusal::from)?;
+        self.account.names(&name);
+        Ok(name)
     }
 
     /// A revision as it goes out: the stored bytes, what the ledger says, what the rules derive.
@@ -126,10 +141,13 @@ impl RegisterService {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| status(Reason::IdentityMissing.into()))?;
         let caller = self.shared.access.caller(&peer.identity);
+        let account = request.extensions().get::<Account>();
+        let account = account.ok_or_else(|| status(Reason::Internal.into()))?;
         Ok(Call {
             shared: self.shared.clone(),
             id: self.id.clone(),
             caller,
+            account: account.clone(),
         })
     }
 

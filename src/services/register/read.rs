@@ -21,6 +21,7 @@ impl Call {
         let head = ledger.head(&name).map_err(storage)?;
         let head = head.ok_or_else(|| Refusal::new(Reason::RecordNotFound))?;
         let entry = ledger.entry(head.entry).map_err(storage)?;
+        self.shows(name.agency(), false)?;
         Ok(wire::RevisionResponse {
             revision: Some(self.revision(&entry)?),
             position: self.shared.positions.seal(position),
@@ -38,6 +39,7 @@ impl Call {
         if *collection.register() != self.id {
             return Err(Refusal::new(Reason::RecordNotFound));
         }
+        self.account.names(&collection);
         let spiffe = self.caller.spiffe();
         let shown = [u8::from(request.show_withdrawn)];
         let binding: [&[u8]; 6] = [
@@ -62,10 +64,13 @@ impl Call {
         let lister = call.clone();
         // A page may examine thousands of records: not on a thread that others wait for.
         let page = tokio::task::spawn_blocking(move || {
-            let visible = |agency: &_| lister.caller.sees(agency);
+            let visible = |agency: &_| lister.caller.sees(&lister.id, agency);
             list(&lister.shared.ledger, lister.register()?, &query, &visible)
         });
         let page = page.await.map_err(|_| Refusal::new(Reason::Internal))??;
+        for entry in &page.rows {
+            call.shows(entry.name.agency(), false)?;
+        }
         let rows = page.rows.iter().map(|entry| call.revision(entry));
         let next = page
             .next
@@ -94,6 +99,9 @@ impl Call {
             cursor,
         };
         let page = history(&self.shared.ledger, &query)?;
+        if let Some(entry) = page.rows.first() {
+            self.shows(entry.name.agency(), false)?;
+        }
         let rows = page
             .rows
             .iter()

@@ -10,7 +10,7 @@ use tonic::{Status, Streaming};
 use super::{Answers, Call};
 use crate::{
     ledger::{
-        Outcome, SubmitError, Submitted, Submitting, keys,
+        Accepted, Outcome, SubmitError, Submitted, Submitting, keys,
         rules::{Intent, Proposal},
     },
     proto::r#type::v1::{CompleteList, ListSummary, RowResult},
@@ -39,7 +39,7 @@ impl Call {
         self,
         request: wire::SubmitRequest,
     ) -> Result<wire::SubmitResponse, Refusal> {
-        self.caller.writer()?;
+        self.caller.writer(&self.id)?;
         let record = request.record.unwrap_or_default();
         let name = self.validated(&record)?;
         let content: [&[u8]; 2] = [&record, request.etag.as_bytes()];
@@ -64,7 +64,7 @@ impl Call {
         self,
         request: wire::WithdrawRequest,
     ) -> Result<wire::WithdrawResponse, Refusal> {
-        self.caller.writer()?;
+        self.caller.writer(&self.id)?;
         let mut violations = Violations::new();
         required_text(&mut violations, "reason", &request.reason, MAX_REASON);
         violations.into_result(()).map_err(Refusal::from)?;
@@ -98,14 +98,28 @@ impl Call {
         })
     }
 
-    async fn propose_one(
-        &self,
-        proposal: Proposal,
-    ) -> Result<(crate::ledger::Accepted, Submitted), Refusal> {
+    async fn propose_one(&self, proposal: Proposal) -> Result<(Accepted, Submitted), Refusal> {
         let mut submitted = self.propose(vec![proposal]).await?;
         let result = submitted.results.pop();
         let accepted = result.unwrap_or_else(|| Err(Reason::Internal.into()))?;
+        self.tells(&accepted);
         Ok((accepted, submitted))
+    }
+
+    /// Tells the audit trail what became of a row; a dry run, which has no leaf, made nothing.
+    fn tells(&self, accepted: &Accepted) {
+        self.account.counts(|rows| match accepted.outcome {
+            Outcome::Unchanged => rows.unchanged += 1,
+            _ if accepted.leaf_hash.is_none() => {}
+            Outcome::Created => rows.created += 1,
+            Outcome::Revised => rows.revised += 1,
+            Outcome::Withdrawn => rows.withdrawn += 1,
+        });
+        let cascaded = i64::try_from(accepted.cascaded.len()).unwrap_or(0);
+        if accepted.leaf_hash.is_some() && accepted.outcome != Outcome::Unchanged {
+            self.account.counts(|rows| rows.withdrawn += cascaded);
+            self.account.made(accepted.head.entry.index.0);
+        }
     }
 
     async fn propose(&self, proposals: Vec<Proposal>) -> Result<Submitted, Refusal> {
@@ -118,15 +132,18 @@ impl Call {
     /// Checks a record as far as that goes without the state.
     fn validated(&self, record: &Bytes) -> Result<RecordName, Refusal> {
         let name = self.register()?.name(record);
+        if let Some(name) = &name {
+            self.account.names(name);
+        }
         self.valid(name.as_ref(), record)
     }
 
     /// As [`Call::validated`], of a record whose name was read before.
     fn valid(&self, name: Option<&RecordName>, record: &Bytes) -> Result<RecordName, Refusal> {
-        let agency = self.caller.writer()?;
+        let agency = self.caller.writer(&self.id)?;
         let context = Context {
             now: self.shared.clock.now(),
-            agency,
+            agency: &agency,
         };
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
@@ -321,8 +338,9 @@ impl List {
         else {
             return Err(violation("parent", FieldReason::BadFormat, OWN_COLLECTION));
         };
-        self.call.caller.writer()?;
+        self.call.caller.writer(&self.call.id)?;
         self.call.caller.owns(agency)?;
+        self.call.account.names(&parent);
         self.validate_only = request.validate_only;
         self.collection = Some(parent);
         Ok(())
@@ -368,17 +386,18 @@ impl List {
         let mut outcomes = submitted.results.into_iter();
         for row in &mut rows {
             if row.reason != 0 {
-                self.summary.refused += 1;
+                self.refuses();
                 continue;
             }
             let (number, name) = (row.row, std::mem::take(&mut row.name));
             *row = match outcomes.next() {
                 Some(Ok(accepted)) => {
                     self.count(accepted.outcome);
+                    self.call.tells(&accepted);
                     convert::taken(number, name, &accepted, &origin)
                 }
                 Some(Err(refusal)) => {
-                    self.summary.refused += 1;
+                    self.refuses();
                     convert::refused(number, name, &refusal)
                 }
                 None => return Err(Reason::Internal.into()),
@@ -472,6 +491,11 @@ impl List {
             etag: None,
             validate_only: self.validate_only,
         }
+    }
+
+    fn refuses(&mut self) {
+        self.summary.refused += 1;
+        self.call.account.counts(|rows| rows.refused += 1);
     }
 
     fn count(&mut self, outcome: Outcome) {

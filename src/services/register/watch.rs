@@ -55,6 +55,7 @@ pub(super) fn watch(
     if *collection.register() != call.id {
         return Err(Refusal::new(Reason::RecordNotFound));
     }
+    call.account.names(&collection);
     let filter = call.register()?.filter(&request.filter)?;
     let follow = call.shared.ledger.follow();
     let at = match (request.from_start, request.position.as_str()) {
@@ -145,12 +146,13 @@ impl Watch {
             return Ok(None);
         };
         let wanted = self.collection.contains(&entry.name)
-            && self.call.caller.sees(entry.name.agency())
+            && self.call.caller.sees(&self.call.id, entry.name.agency())
             && self
                 .call
                 .register()?
                 .matches(&self.filter, &entry, self.call.shared.clock.now());
         if wanted {
+            self.call.shows(entry.name.agency(), true)?;
             self.call.revision(&entry).map(Some)
         } else {
             Ok(None)
