@@ -364,6 +364,14 @@ impl Ledger {
         });
     }
 
+    /// Closes intake for good where the derived state has failed behind the committer, which meets
+    /// that only with the next group.
+    pub fn check_state(&self) {
+        if let Err(error) = self.state.check() {
+            self.set_intake(Intake::Failed(error.to_string()));
+        }
+    }
+
     /// What readers see now.
     #[must_use]
     pub fn published(&self) -> Arc<Published> {

@@ -266,6 +266,13 @@ impl<S: StateStore> StateStore for Behind<S> {
         self.shared.inner.sync()
     }
 
+    fn check(&self) -> Result<(), StorageError> {
+        match self.shared.queue().failed {
+            true => Err(StorageError::Poisoned),
+            false => Ok(()),
+        }
+    }
+
     fn bytes_on_disk(&self) -> u64 {
         self.shared.inner.bytes_on_disk()
     }

@@ -160,6 +160,22 @@ fn a_store_that_fails_is_told_of_once_and_then_poisoned() {
 }
 
 #[test]
+fn a_failure_that_no_call_has_met_is_told_too() {
+    let gate = Arc::new(Gate::default());
+    let state = Behind::new(gate.clone(), LIMIT).unwrap();
+    assert!(state.check().is_ok());
+    gate.broken.store(true, Ordering::Release);
+    state.apply(one(b"a", Some(b"1"))).unwrap();
+    let queue = state
+        .shared
+        .wait(state.shared.queue(), |queue| !queue.failed);
+    drop(queue);
+    assert!(matches!(state.check(), Err(StorageError::Poisoned)));
+    // What was pending is still to be read.
+    assert_eq!(state.get(b"a").unwrap().as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
 fn scans_miss_nothing_while_keys_go_over() {
     let state = Behind::new(Arc::new(Gate::default()), LIMIT).unwrap();
     for i in 0..500_u32 {
