@@ -1,4 +1,4 @@
-//! The hot pieces by themselves: hash, tree, sign, validate.
+//! The hot pieces by themselves: validate, encode, hash, tree, sign, commit.
 
 #![allow(
     missing_docs,
@@ -8,26 +8,41 @@
     clippy::indexing_slicing
 )]
 
-use std::hint::black_box;
+use std::{cell::Cell, hint::black_box, path::Path, sync::Arc};
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hefu::{
     ledger::{
+        Ledger, Options,
         merkle::{Tree, leaf_hash},
         note::{Checkpoint, NodeKey, Note},
+        rules::{Intent, Proposal},
     },
+    proto::ledger::v1::{Action, Entry},
     registers::{Context, Registers},
-    types::{AgencyTable, DivisionTable, RegisterId, RuleTable},
+    storage::{Journal, JournalOptions, SledOptions, SledState},
+    types::{AgencyTable, DivisionTable, RegisterId, RuleTable, SystemClock},
 };
 use prost::Message as _;
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "exchange/records.rs"]
+mod records;
 
 fn pieces(c: &mut Criterion) {
-    let record = support::risk("R-1").encode_to_vec();
-    c.bench_function("leaf hash of a 512-byte entry", |b| {
-        b.iter(|| leaf_hash(black_box(&[7; 512])))
+    let record = records::risk(1).encode_to_vec();
+    let entry = Entry {
+        format: 1,
+        time: Some(prost_types::Timestamp::default()),
+        name: records::risk(1).name,
+        submitter: SUBMITTER.to_owned(),
+        action: Action::Submit.into(),
+        revision: 1,
+        record: record.clone().into(),
+        create_time: Some(prost_types::Timestamp::default()),
+        ..Entry::default()
+    };
+    c.bench_function("encode an entry and hash its leaf", |b| {
+        b.iter(|| leaf_hash(&black_box(&entry).encode_to_vec()))
     });
     c.bench_function("tree push and root", |b| {
         let mut tree = Tree::default();
@@ -76,5 +91,60 @@ fn pieces(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pieces);
+const SUBMITTER: &str = "spiffe://nantong.gov.cn/agency/qidong-emergency";
+
+/// From the proposals to the acknowledgement, on the disk that holds `target/`.
+fn commit(c: &mut Criterion) {
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("pieces-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let journal = Journal::open(&folder.join("journal"), JournalOptions::default()).unwrap();
+    let (state, _) = SledState::open(&folder.join("state"), SledOptions::default()).unwrap();
+    let options = Options {
+        journal: Arc::new(journal),
+        state: Arc::new(state),
+        rules: Arc::new(Registers::new(
+            DivisionTable::builtin().into(),
+            RuleTable::builtin().into(),
+        )),
+        clock: Arc::new(SystemClock),
+        trust_domain: "nantong.gov.cn".parse().unwrap(),
+        node: records::NODE.parse().unwrap(),
+        seed: [7; 32],
+        incarnation: 1,
+        head_file: None,
+        progress: None,
+    };
+    let ledger = runtime.block_on(Ledger::open(options)).unwrap();
+    let next = Cell::new(0);
+    let proposal = |_| {
+        let risk = records::risk(next.replace(next.get() + 1));
+        Proposal {
+            name: risk.name.parse().unwrap(),
+            intent: Intent::Submit(risk.encode_to_vec().into()),
+            submitter: SUBMITTER.to_owned(),
+            request: None,
+            etag: None,
+            validate_only: false,
+        }
+    };
+    for size in [1, 64] {
+        c.bench_function(
+            &format!("commit a group of {size} to journal and state"),
+            |b| {
+                b.iter_batched(
+                    || (0..size).map(proposal).collect(),
+                    |group| runtime.block_on(ledger.submit(group)).unwrap(),
+                    BatchSize::PerIteration,
+                );
+            },
+        );
+    }
+    runtime.block_on(ledger.stop());
+    drop(ledger);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+criterion_group!(benches, pieces, commit);
 criterion_main!(benches);

@@ -39,7 +39,7 @@ use crate::{
     types::{Clock, SystemClock},
 };
 
-/// How often free space is looked at.
+/// How often free space, and whether the derived state has failed, is looked at.
 const SPACE_CHECK: Duration = Duration::from_secs(5);
 
 /// How long a node that starts waits for its parent's greeting.
@@ -462,11 +462,12 @@ async fn keep(trail: Trail) {
     }
 }
 
-/// Closes intake while the disk is below its watermark.
+/// Closes intake while the disk is below its watermark, and for good where the state has failed.
 async fn watch_space(ledger: Ledger, data: PathBuf, watermark: u64) {
     let mut every = tokio::time::interval(SPACE_CHECK);
     loop {
         every.tick().await;
+        ledger.check_state();
         let Ok(space) = durable::space(&data) else {
             continue;
         };

@@ -149,10 +149,14 @@ fn only_one_file_names_the_engine_and_no_register_is_named_below() {
 #[test]
 fn every_register_has_the_same_shapes_as_the_generic_service() {
     use hefu::proto::DESCRIPTORS;
-    use prost_reflect::DescriptorPool;
+    use prost_reflect::{DescriptorPool, Kind};
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let shapes = |package: &str, one: &str, many: &str| -> Vec<String> {
         let mut shapes = Vec::new();
+        // The name is read without the rest of a record.
+        let record = pool.get_message_by_name(&format!("{package}.{one}"));
+        let first = record.and_then(|record| record.get_field(1)).unwrap();
+        assert_eq!((first.name(), first.kind()), ("name", Kind::String));
         for (message, tail) in [
             (format!("Submit{one}"), "Request"),
             (format!("Submit{one}"), "Response"),

@@ -92,6 +92,43 @@ impl TileSource for StateTiles<'_> {
     }
 }
 
+/// An entry, read and hashed once, wherever that is cheapest.
+#[derive(Debug)]
+pub struct Parsed {
+    /// Its leaf hash.
+    pub leaf: Hash,
+    /// The entry with the head that it makes; `None` for bytes that this program does not understand.
+    pub entry: Option<(StoredEntry, Head)>,
+}
+
+impl Parsed {
+    /// Reads bytes.
+    #[must_use]
+    pub fn new(at: EntryRef, bytes: Bytes) -> Self {
+        let leaf = leaf_hash(&bytes);
+        let entry = StoredEntry::parse(at, bytes).ok();
+        Self {
+            leaf,
+            entry: entry.map(|entry| {
+                let head = entry.head();
+                (entry, head)
+            }),
+        }
+    }
+
+    /// The standing head of the entry's record.
+    ///
+    /// # Errors
+    /// As the state.
+    pub fn before(&self, staged: &Staged<'_>) -> Result<Option<Head>, StorageError> {
+        let Some((entry, _)) = &self.entry else {
+            return Ok(None);
+        };
+        let held = staged.get(&keys::head(&entry.name))?;
+        Ok(held.and_then(|bytes| Head::from_bytes(&bytes)))
+    }
+}
+
 /// Applies one frame: stages what it changes, and grows its log's tree.
 ///
 /// # Errors
@@ -124,13 +161,40 @@ pub fn apply(
         FrameKind::Cosignature => apply_cosignature(frame, staged)?,
         FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.to_vec()),
         FrameKind::Entry => {
-            let tree = trees.entry(frame.log).or_default();
-            tree.push(leaf_hash(&frame.payload), |tile| {
-                put_tile(staged, frame.log, &tile);
-            });
-            staged.put(keys::size(frame.log), tree.size().to_be_bytes().to_vec());
-            apply_entry(frame, rules, entries, staged)?;
+            let at = EntryRef {
+                log: frame.log,
+                index: frame.index,
+            };
+            let parsed = Parsed::new(at, frame.payload.clone());
+            let before = parsed.before(staged)?;
+            return apply_entry(frame.log, &parsed, before, rules, entries, trees, staged);
         }
+    }
+    staged.end_frame();
+    Ok(())
+}
+
+/// Applies an entry: stages what it changes, and grows its log's tree. `before` is its [`Parsed::before`].
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_entry(
+    log: LogNo,
+    parsed: &Parsed,
+    before: Option<Head>,
+    rules: &dyn Rules,
+    entries: &Entries<'_>,
+    trees: &mut Trees,
+    staged: &mut Staged<'_>,
+) -> Result<(), StorageError> {
+    let tree = trees.entry(log).or_default();
+    tree.push(parsed.leaf, |tile| put_tile(staged, log, &tile));
+    staged.put(keys::size(log), tree.size().to_be_bytes().to_vec());
+    match &parsed.entry {
+        Some((entry, head)) if continues(before.as_ref(), entry) => {
+            apply_revision(entry, head, before, rules, entries, staged)?;
+        }
+        _ => count_unindexed(log, staged)?,
     }
     staged.end_frame();
     Ok(())
@@ -164,36 +228,27 @@ fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), Stora
     Ok(())
 }
 
-fn apply_entry(
-    frame: &Frame,
+fn apply_revision(
+    entry: &StoredEntry,
+    head: &Head,
+    before: Option<Head>,
     rules: &dyn Rules,
     entries: &Entries<'_>,
     staged: &mut Staged<'_>,
 ) -> Result<(), StorageError> {
-    let at = EntryRef {
-        log: frame.log,
-        index: frame.index,
-    };
-    let Ok(entry) = StoredEntry::parse(at, frame.payload.clone()) else {
-        return count_unindexed(frame.log, staged);
-    };
-    let key = keys::head(&entry.name);
-    let before = staged.get(&key)?.and_then(|bytes| Head::from_bytes(&bytes));
-    if !continues(before.as_ref(), &entry) {
-        return count_unindexed(frame.log, staged);
+    let log = entry.at.log;
+    staged.put(keys::head(&entry.name), head.to_bytes());
+    if log == LogNo::OWN {
+        remember_request(entry, staged);
     }
-    staged.put(key, entry.head().to_bytes());
-    if frame.log == LogNo::OWN {
-        remember_request(&entry, staged);
-    }
-    count(before.as_ref(), &entry, staged)?;
+    count(before.as_ref(), entry, staged)?;
     if !rules.knows(entry.name.register()) {
-        return count_unindexed(frame.log, staged);
+        return count_unindexed(log, staged);
     }
     let previous = before.map(|head| entries.get(head.entry)).transpose()?;
     let previous = previous.as_ref().map(revision);
     let mut batch = Batch::default();
-    rules.index(&entry.name, previous, revision(&entry), &mut batch);
+    rules.index(&entry.name, previous, revision(entry), &mut batch);
     staged.extend(batch);
     Ok(())
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, SubmitError, Submitted,
-    apply::{Entries, Trees, apply},
+    apply::{Entries, Parsed, Trees, apply, apply_entry},
     decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
     entry::{StoredEntry, timestamp},
     head::{EntryRef, Head},
@@ -51,7 +51,11 @@ pub(super) enum Command {
         Vec<Proposal>,
         oneshot::Sender<Result<Submitted, SubmitError>>,
     ),
-    Mirror(MirrorBatch, oneshot::Sender<Result<Mirrored, SubmitError>>),
+    Mirror(
+        MirrorBatch,
+        Vec<Parsed>,
+        oneshot::Sender<Result<Mirrored, SubmitError>>,
+    ),
     Register(VerifierKey, oneshot::Sender<Result<LogNo, SubmitError>>),
     Cosignature(
         LogNo,
@@ -209,8 +213,8 @@ impl Committer {
                 }
                 group.answers.push(Answer::Submit(reply, results));
             }
-            Command::Mirror(batch, reply) => {
-                let mirrored = self.mirror(&batch, group)?;
+            Command::Mirror(batch, parsed, reply) => {
+                let mirrored = self.mirror(&batch, &parsed, group)?;
                 group.answers.push(Answer::Mirror(reply, mirrored));
             }
             Command::Register(key, reply) => {
@@ -307,13 +311,23 @@ impl Committer {
             index,
         };
         let bytes = Bytes::from(entry.encode_to_vec());
-        let stored = StoredEntry::parse(at, bytes.clone()).map_err(|e| StorageError::Failed {
-            doing: "reading back an entry",
-            cause: e.to_string(),
-        })?;
-        self.add(FrameKind::Entry, LogNo::OWN, bytes, group)?;
-        let mut accepted = Accepted::standing(outcome_of(&stored), &stored);
+        let leaf = leaf_hash(&bytes);
+        let stored = StoredEntry {
+            at,
+            bytes: bytes.clone(),
+            message: entry,
+            name: proposal.name.clone(),
+            time: now,
+            created: head.map_or(now, |head| head.created),
+        };
+        let made = stored.head();
+        let mut accepted = Accepted::of(outcome_of(&stored), &stored, made, leaf);
         accepted.cascaded = judged.cascade;
+        let parsed = Parsed {
+            leaf,
+            entry: Some((stored, made)),
+        };
+        self.add_entry(at, bytes, &parsed, head, group)?;
         Ok(accepted)
     }
 
@@ -338,7 +352,7 @@ impl Committer {
         self.propose(&proposal, group).map(|_| ())
     }
 
-    /// Adds a frame to the group and applies it to the state as it will be.
+    /// Adds a frame that is no entry to the group and applies it to the state as it will be.
     fn add(
         &mut self,
         kind: FrameKind,
@@ -361,13 +375,39 @@ impl Committer {
             &mut self.trees,
             &mut group.staged,
         )?;
-        if kind == FrameKind::Entry {
-            group
-                .entries
-                .add(EntryRef { log, index }, frame.payload.clone());
-        }
         group.touched.entry(log).or_default();
         group.frames.push(frame);
+        Ok(())
+    }
+
+    /// Adds an entry to the group and applies it to the state as it will be.
+    fn add_entry(
+        &mut self,
+        at: EntryRef,
+        bytes: Bytes,
+        parsed: &Parsed,
+        before: Option<Head>,
+        group: &mut Group<'_>,
+    ) -> Result<(), StorageError> {
+        let EntryRef { log, index } = at;
+        apply_entry(
+            log,
+            parsed,
+            before,
+            self.rules.as_ref(),
+            &group.entries,
+            &mut self.trees,
+            &mut group.staged,
+        )?;
+        group.bytes += bytes.len();
+        group.entries.add(at, bytes.clone());
+        group.touched.entry(log).or_default();
+        group.frames.push(Frame {
+            kind: FrameKind::Entry,
+            log,
+            index,
+            payload: bytes,
+        });
         Ok(())
     }
 
@@ -399,6 +439,7 @@ impl Committer {
     fn mirror(
         &mut self,
         batch: &MirrorBatch,
+        parsed: &[Parsed],
         group: &mut Group<'_>,
     ) -> Result<Mirrored, StorageError> {
         let Some(tree) = self.trees.get(&batch.log) else {
@@ -416,7 +457,7 @@ impl Committer {
         if matches!(*self.intake.borrow(), Intake::Full | Intake::Failed(_)) {
             return Ok(Mirrored::NoSpace);
         }
-        let leaves: Vec<_> = batch.entries.iter().map(|bytes| leaf_hash(bytes)).collect();
+        let leaves: Vec<_> = parsed.iter().map(|parsed| parsed.leaf).collect();
         let checkpoint = batch.note.checkpoint();
         let grown = tree.size() + leaves.len() as u64;
         if grown != checkpoint.size || tree.root_with(&leaves) != checkpoint.root {
@@ -424,8 +465,13 @@ impl Committer {
             self.quarantine(batch.log, &batch.note, held.as_deref(), reason, group)?;
             return Ok(Mirrored::Quarantined(reason.to_owned()));
         }
-        for bytes in &batch.entries {
-            self.add(FrameKind::Entry, batch.log, bytes.clone(), group)?;
+        for ((bytes, parsed), index) in batch.entries.iter().zip(parsed).zip(batch.start..) {
+            let at = EntryRef {
+                log: batch.log,
+                index: LogIndex(index),
+            };
+            let before = parsed.before(&group.staged)?;
+            self.add_entry(at, bytes.clone(), parsed, before, group)?;
         }
         group.proposals += batch.entries.len();
         let time = LedgerTime::from(self.clock.now());
@@ -613,7 +659,7 @@ fn refuse(command: Command) {
         Command::Submit(_, reply) => {
             let _ = reply.send(Err(SubmitError::Stopped));
         }
-        Command::Mirror(_, reply) => {
+        Command::Mirror(_, _, reply) => {
             let _ = reply.send(Err(SubmitError::Stopped));
         }
         Command::Register(_, reply) => {

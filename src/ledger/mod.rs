@@ -18,7 +18,9 @@ pub mod staged;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -26,7 +28,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use apply::Counts;
-use apply::{Entries, StateTiles};
+use apply::{Entries, Parsed, StateTiles};
 use committer::Command;
 use entry::StoredEntry;
 use head::{EntryRef, Head};
@@ -127,10 +129,14 @@ pub struct Accepted {
 
 impl Accepted {
     fn standing(outcome: Outcome, entry: &StoredEntry) -> Self {
+        Self::of(outcome, entry, entry.head(), entry.leaf_hash())
+    }
+
+    fn of(outcome: Outcome, entry: &StoredEntry, head: Head, leaf: Hash) -> Self {
         Self {
             outcome,
-            head: entry.head(),
-            leaf_hash: Some(entry.leaf_hash()),
+            head,
+            leaf_hash: Some(leaf),
             withdraw_reason: entry.message.withdraw_reason.clone(),
             submitter: entry.message.submitter.clone(),
             cascaded: Vec::new(),
@@ -178,6 +184,19 @@ pub struct Submitted {
     pub checkpoint: String,
     /// The journal's end behind them.
     pub end: Position,
+}
+
+/// Proposals that are under way. Dropping it does not call them back.
+#[derive(Debug)]
+pub struct Submitting(oneshot::Receiver<Result<Submitted, SubmitError>>);
+
+impl Future for Submitting {
+    type Output = Result<Submitted, SubmitError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = Pin::new(&mut self.0).poll(cx);
+        answer.map(|answer| answer.unwrap_or(Err(SubmitError::Stopped)))
+    }
 }
 
 /// Entries of another log, to be verified and stored.
@@ -242,7 +261,20 @@ impl Ledger {
     /// # Errors
     /// [`SubmitError::Stopped`]; whether they were taken is then known after a restart, by retry.
     pub async fn submit(&self, proposals: Vec<Proposal>) -> Result<Submitted, SubmitError> {
-        self.ask(|reply| Command::Submit(proposals, reply)).await
+        self.enqueue(proposals).await?.await
+    }
+
+    /// As [`Ledger::submit`], in two steps: proposals are decided in the order in which this returns, and
+    /// are durable when the result is there.
+    ///
+    /// # Errors
+    /// [`SubmitError::Stopped`].
+    pub async fn enqueue(&self, proposals: Vec<Proposal>) -> Result<Submitting, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Submit(proposals, reply);
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| SubmitError::Stopped)?;
+        Ok(Submitting(answer))
     }
 
     /// Verifies and stores a batch of another log.
@@ -250,7 +282,15 @@ impl Ledger {
     /// # Errors
     /// [`SubmitError::Stopped`].
     pub async fn mirror(&self, batch: MirrorBatch) -> Result<Mirrored, SubmitError> {
-        self.ask(|reply| Command::Mirror(batch, reply)).await
+        // Reading and hashing needs nothing of the committer, whose time is what is scarce.
+        let entries = batch.entries.iter().zip(batch.start..);
+        let parsed = entries.map(|(bytes, index)| {
+            let (log, index) = (batch.log, LogIndex(index));
+            Parsed::new(EntryRef { log, index }, bytes.clone())
+        });
+        let parsed = parsed.collect();
+        self.ask(|reply| Command::Mirror(batch, parsed, reply))
+            .await
     }
 
     /// The number of the log of this key, registered now if it is new.
@@ -323,6 +363,14 @@ impl Ledger {
             }
             change
         });
+    }
+
+    /// Closes intake for good where the derived state has failed behind the committer, which meets
+    /// that only with the next group.
+    pub fn check_state(&self) {
+        if let Err(error) = self.state.check() {
+            self.set_intake(Intake::Failed(error.to_string()));
+        }
     }
 
     /// What readers see now.

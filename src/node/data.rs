@@ -11,8 +11,11 @@ use super::NodeError;
 use crate::{
     config::Config,
     gateway::tls,
-    storage::{Journal, JournalOptions, Opened, SledOptions, SledState, durable},
+    storage::{Behind, Journal, JournalOptions, Opened, SledOptions, SledState, durable},
 };
+
+/// Bytes of the derived state that may wait to be applied: some 70,000 entries.
+const BACKLOG: usize = 64 * 1024 * 1024;
 
 /// The files of a data folder.
 #[derive(Debug, Clone)]
@@ -104,7 +107,7 @@ pub struct Stores {
     /// The truth.
     pub journal: Arc<Journal>,
     /// What is derived.
-    pub state: Arc<SledState>,
+    pub state: Arc<Behind<SledState>>,
 }
 
 impl Stores {
@@ -131,7 +134,7 @@ impl Stores {
         }
         Ok(Self {
             journal: Arc::new(journal),
-            state: Arc::new(state),
+            state: Arc::new(Behind::new(state, BACKLOG)?),
         })
     }
 }

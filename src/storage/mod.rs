@@ -4,6 +4,7 @@
 //! and reads them back; [`StateStore`] answers queries. Nothing of an engine leaks through them: an
 //! error says what a caller can do about it ([`StorageError`]), never what the engine called it.
 
+mod behind;
 pub mod durable;
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -16,6 +17,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod suite;
 
+pub use behind::Behind;
 pub use journal::{Audit, AuditWalk, Damage, Defect, Finding, Journal, JournalOptions};
 pub use log::{Frame, FrameKind, LogStore, Position, Scan};
 pub use memory::{MemoryLog, MemoryState};

@@ -75,12 +75,12 @@ pub trait StateStore: Send + Sync + 'static {
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + Send + 'a>;
 
-    /// Applies a batch, all of it or none, if it has at most 256 changes.
+    /// Applies a batch. After a kill all of it is there or nothing, if it has at most 256 changes.
     ///
-    /// A larger one is applied as several such parts, the highest keys first. A reader, or a kill
-    /// between two parts, may see some of them. So the key that says which part of the log is
-    /// applied must sort before all others: it then never claims what is not there, and applying
-    /// the log again from where it stands makes the batch whole.
+    /// A larger one is applied as several such parts, the highest keys first: a kill between two
+    /// leaves some of them. A reader meanwhile may see some of the changes. So the key that says
+    /// which part of the log is applied must sort before all others: it then never claims what is
+    /// not there, and applying the log again from where it stands makes the batch whole.
     ///
     /// # Durability
     /// After a kill of the process, a prefix of the applied batches is there. Only
@@ -96,6 +96,14 @@ pub trait StateStore: Send + Sync + 'static {
     /// # Errors
     /// As [`StateStore::apply`].
     fn sync(&self) -> Result<(), StorageError>;
+
+    /// Tells of a failure that no call has met: of a store that goes on by itself.
+    ///
+    /// # Errors
+    /// [`StorageError::Poisoned`].
+    fn check(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
 
     /// Bytes that the store takes on disk.
     fn bytes_on_disk(&self) -> u64;

@@ -343,6 +343,7 @@ fn applies_large_batches(state: &dyn StateStore) {
     let all = pairs(state, KeyRange::prefix(&[]), false);
     assert_eq!(all.len(), 500);
     assert!(all.iter().all(|(_, value)| value == b"new"));
+    state.sync().unwrap();
     assert!(state.bytes_on_disk() > 0);
 }
 

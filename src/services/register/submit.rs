@@ -1,6 +1,6 @@
 //! Submitting: one record, a list, a withdrawal.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -10,10 +10,10 @@ use tonic::{Status, Streaming};
 use super::{Answers, Call};
 use crate::{
     ledger::{
-        Accepted, Outcome, Submitted, keys,
+        Accepted, Outcome, SubmitError, Submitted, Submitting, keys,
         rules::{Intent, Proposal},
     },
-    proto::r#type::v1::{ListSummary, RowResult},
+    proto::r#type::v1::{CompleteList, ListSummary, RowResult},
     registers::Context,
     services::{convert, status::status, wire},
     storage::KeyRange,
@@ -27,6 +27,8 @@ use crate::{
 const MAX_ROWS: usize = 1_000;
 /// Rows that one list may have.
 const MAX_LIST_ROWS: usize = 1_000_000;
+/// Messages of a list that may be under way at once: while one is made durable, the next are checked.
+const AHEAD: usize = 4;
 /// Withdrawals that are proposed together at the end of a complete list.
 const WITHDRAW_ROWS: usize = 500;
 /// Longest reason of a withdrawal, in characters.
@@ -129,6 +131,15 @@ impl Call {
 
     /// Checks a record as far as that goes without the state.
     fn validated(&self, record: &Bytes) -> Result<RecordName, Refusal> {
+        let name = self.register()?.name(record);
+        if let Some(name) = &name {
+            self.account.names(name);
+        }
+        self.valid(name.as_ref(), record)
+    }
+
+    /// As [`Call::validated`], of a record whose name was read before.
+    fn valid(&self, name: Option<&RecordName>, record: &Bytes) -> Result<RecordName, Refusal> {
         let agency = self.caller.writer(&self.id)?;
         let context = Context {
             now: self.shared.clock.now(),
@@ -136,8 +147,7 @@ impl Call {
         };
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
-        if let Some(name) = register.name(record) {
-            self.account.names(&name);
+        if let Some(name) = name {
             self.caller.owns(name.agency())?;
         }
         register.validate(record, &context)
@@ -186,7 +196,20 @@ struct List {
     /// Rows whose name could not be read: such a list can never be declared complete.
     nameless: i64,
     summary: ListSummary,
+    /// Messages that are proposed and not answered, oldest first.
+    waiting: VecDeque<Waiting>,
+    /// No further message is read.
+    ended: bool,
+    /// Why, where that is an error; told behind the answers.
+    failed: Option<Status>,
     done: bool,
+}
+
+/// A message whose rows are proposed.
+struct Waiting {
+    rows: Vec<RowResult>,
+    submitting: Submitting,
+    complete: Option<CompleteList>,
 }
 
 /// Answers a list, one response for each request message.
@@ -201,6 +224,9 @@ pub(super) fn list(
         named: HashSet::new(),
         nameless: 0,
         summary: ListSummary::default(),
+        waiting: VecDeque::new(),
+        ended: false,
+        failed: None,
         done: false,
     };
     Box::pin(answers(list, rows))
@@ -211,24 +237,75 @@ fn answers(
     rows: Streaming<wire::SubmitListRequest>,
 ) -> impl Stream<Item = Result<wire::SubmitListResponse, Status>> {
     futures::stream::unfold((list, rows), |(mut list, mut rows)| async move {
-        if list.done {
-            return None;
-        }
-        let answer = match rows.next().await {
-            Some(Ok(request)) => list.take(request).await.map_err(status),
-            Some(Err(error)) => Err(error),
-            None => Ok(list.end()),
-        };
+        let answer = list.step(&mut rows).await?;
         list.done |= answer.is_err();
         Some((answer, (list, rows)))
     })
 }
 
 impl List {
-    async fn take(
+    /// The next answer; reads ahead meanwhile.
+    async fn step(
         &mut self,
-        request: wire::SubmitListRequest,
+        rows: &mut Streaming<wire::SubmitListRequest>,
+    ) -> Option<Result<wire::SubmitListResponse, Status>> {
+        while !self.done {
+            let full = self.ended || self.waiting.len() >= AHEAD;
+            let Some(oldest) = self.waiting.front_mut() else {
+                if self.ended {
+                    let failed = self.failed.take();
+                    return Some(failed.map_or_else(|| Ok(self.end()), Err));
+                }
+                let request = rows.next().await;
+                self.read(request).await;
+                continue;
+            };
+            let submitted = tokio::select! {
+                biased;
+                submitted = &mut oldest.submitting => submitted,
+                request = rows.next(), if !full => {
+                    self.read(request).await;
+                    continue;
+                }
+            };
+            return Some(self.answer(submitted).await.map_err(status));
+        }
+        None
+    }
+
+    async fn read(&mut self, request: Option<Result<wire::SubmitListRequest, Status>>) {
+        let taken = match request {
+            Some(Ok(request)) => self.take(request).await.map_err(status),
+            Some(Err(error)) => Err(error),
+            None => return self.ended = true,
+        };
+        match taken {
+            Ok(waiting) => {
+                self.ended = waiting.complete.is_some();
+                self.waiting.push_back(waiting);
+            }
+            Err(error) => (self.ended, self.failed) = (true, Some(error)),
+        }
+    }
+
+    async fn answer(
+        &mut self,
+        submitted: Result<Submitted, SubmitError>,
     ) -> Result<wire::SubmitListResponse, Refusal> {
+        let submitted = submitted.map_err(|_| Refusal::new(Reason::StorageFailed))?;
+        let Some(waiting) = self.waiting.pop_front() else {
+            return Err(Reason::Internal.into());
+        };
+        let mut response = self.settled(waiting.rows, submitted)?;
+        if let Some(complete) = waiting.complete {
+            self.complete(complete.row_count, &complete.reason, &mut response)
+                .await?;
+            response.summary = Some(self.finish());
+        }
+        Ok(response)
+    }
+
+    async fn take(&mut self, request: wire::SubmitListRequest) -> Result<Waiting, Refusal> {
         let first = self.collection.is_none();
         if first {
             self.begin(&request)?;
@@ -241,13 +318,14 @@ impl List {
             let zh = format!("每条消息至多 {MAX_ROWS} 行，每份清单至多 {MAX_LIST_ROWS} 行");
             return Err(Refusal::new(Reason::MessageTooLarge).because(limits, zh));
         }
-        let mut response = self.rows(request.records).await?;
-        if let Some(complete) = request.complete {
-            self.complete(complete.row_count, &complete.reason, &mut response)
-                .await?;
-            response.summary = Some(self.finish());
-        }
-        Ok(response)
+        let (rows, proposals) = self.rows(request.records)?;
+        let submitting = self.call.shared.ledger.enqueue(proposals);
+        let submitting = submitting.await;
+        Ok(Waiting {
+            rows,
+            submitting: submitting.map_err(|_| Refusal::new(Reason::StorageFailed))?,
+            complete: request.complete,
+        })
     }
 
     fn begin(&mut self, request: &wire::SubmitListRequest) -> Result<(), Refusal> {
@@ -268,7 +346,8 @@ impl List {
         Ok(())
     }
 
-    async fn rows(&mut self, records: Vec<Bytes>) -> Result<wire::SubmitListResponse, Refusal> {
+    /// Checks rows: a result for each, and the proposals of those that are valid.
+    fn rows(&mut self, records: Vec<Bytes>) -> Result<(Vec<RowResult>, Vec<Proposal>), Refusal> {
         let first = self.summary.rows + 1;
         let mut results = Vec::with_capacity(records.len());
         let mut proposals = Vec::with_capacity(records.len());
@@ -279,7 +358,7 @@ impl List {
                 Some(name) => drop(self.named.insert(name.item().clone())),
                 None => self.nameless += 1,
             }
-            match self.call.validated(&record) {
+            match self.call.valid(name.as_ref(), &record) {
                 Ok(name) => {
                     results.push(RowResult {
                         row,
@@ -294,20 +373,16 @@ impl List {
                 }
             }
         }
-        self.settle(results, proposals).await
+        Ok((results, proposals))
     }
 
-    /// Proposes the rows that are valid, and fills in what became of them.
-    async fn settle(
+    /// Fills in what became of the rows.
+    fn settled(
         &mut self,
         mut rows: Vec<RowResult>,
-        proposals: Vec<Proposal>,
+        submitted: Submitted,
     ) -> Result<wire::SubmitListResponse, Refusal> {
-        if let Some(collection) = &self.collection {
-            self.call.account.names(collection);
-        }
         let origin = self.call.own_origin();
-        let submitted = self.call.propose(proposals).await?;
         let mut outcomes = submitted.results.into_iter();
         for row in &mut rows {
             if row.reason != 0 {
@@ -376,7 +451,8 @@ impl List {
                 name: name.to_string(),
                 ..RowResult::default()
             });
-            let more = self.settle(rows.collect(), proposals.collect()).await?;
+            let submitted = self.call.propose(proposals.collect()).await?;
+            let more = self.settled(rows.collect(), submitted)?;
             response.rows.extend(more.rows);
             response.checkpoint = more.checkpoint;
             response.position = more.position;

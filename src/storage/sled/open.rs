@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::condition::{self, Condition};
-use super::{Opened, PATIENCE, SledOptions, SledState, caught};
+use super::{Opened, PATIENCE, SledOptions, SledState, caught, redo};
 use crate::storage::StorageError;
 use crate::storage::durable::{self, Access, storage_error};
 
@@ -66,6 +66,15 @@ fn start(dir: &Path, options: SledOptions, boot: &str) -> Result<SledState, Stor
             });
         }
     };
+    match caught(DOING, || redo::again(&db))? {
+        Ok(()) => {}
+        Err(::sled::Error::Io(error)) if is_of_the_machine(error.kind()) => return Err(io(error)),
+        Err(error) => {
+            return Err(StorageError::Corrupt {
+                what: format!("{DOING}: {error}"),
+            });
+        }
+    }
     condition::sync_files(dir).map_err(io)?;
     let file = File::open(dir.join(DB)).map_err(|e| io(durable::at(dir, e)))?;
     let is_poisoned = AtomicBool::new(false);

@@ -110,6 +110,65 @@ fn a_kill_leaves_a_prefix_of_the_batches_and_all_that_was_synced() {
     }
 }
 
+/// sled writes its buffers as they fill up, in the middle of batches: a kill leaves whole ones all the same.
+#[test]
+fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = open(&dir.path().join("state"));
+    let batch = |i: u32| Batch {
+        changes: (0..100)
+            .map(|key: u32| (key.to_be_bytes().to_vec(), Some(i.to_be_bytes().to_vec())))
+            .chain((0..100).map(|key| (format!("{i} {key}").into_bytes(), Some(vec![7; 200]))))
+            .chain((0..50).map(|key| (format!("{} {key}", i.wrapping_sub(1)).into_bytes(), None)))
+            .collect(),
+    };
+    let mut found = std::collections::BTreeSet::new();
+    for i in 0..300 {
+        state.apply(batch(i)).unwrap();
+        if i % 20 != 19 {
+            continue;
+        }
+        let killed = dir.path().join(format!("killed-{i}"));
+        copy(&state.dir, &killed);
+        let (killed, opened) = open(&killed);
+        assert_eq!(opened, Opened::AfterKill);
+        let content = content(&killed);
+        let last = content.get(&0_u32.to_be_bytes()[..]).cloned();
+        let Some(last) = last.map(|bytes| u32::from_be_bytes(bytes.try_into().unwrap())) else {
+            assert!(content.is_empty());
+            continue;
+        };
+        let mut due = BTreeMap::new();
+        for (key, value) in (0..=last).flat_map(|i| batch(i).changes) {
+            match value {
+                Some(value) => due.insert(key, value),
+                None => due.remove(&key),
+            };
+        }
+        assert!(content == due, "not whole after batch {last} of {i}");
+        found.insert(last);
+    }
+    assert!(found.len() > 5, "sled wrote nothing: {found:?}");
+}
+
+/// Exactly what a kill leaves that comes behind the note and some of the keys.
+#[test]
+fn a_batch_that_was_begun_is_carried_out_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, _) = open(&dir.path().join("state"));
+    state.apply(batch(0..10)).unwrap();
+    let whole: Vec<_> = batch(5..20).changes.into_iter().collect();
+    let db = state.db.as_ref().unwrap();
+    redo::write(db, &whole).unwrap();
+    for i in 7..20 {
+        db.remove(format!("key {i:05}")).unwrap();
+    }
+    state.sync().unwrap();
+    let killed = dir.path().join("killed");
+    copy(&state.dir, &killed);
+    assert_eq!(content(&open(&killed).0), expected(0..20));
+}
+
 #[test]
 fn after_another_boot_it_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
