@@ -1,13 +1,13 @@
 # What a contributor runs. `just verify` changes nothing; `just fix` does; .ci/run does all that a commit must pass.
 verify:
-    cargo fmt --check
+    cargo fmt --all --check
     python3 seeds/generate.py --check
-    cargo clippy --locked --all-targets -- -D warnings
-    cargo test
+    cargo clippy --locked --workspace --all-targets -- -D warnings
+    cargo test --workspace
 
 fix:
-    cargo fmt
-    cargo clippy --all-targets --fix --allow-dirty --allow-staged
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 # A city and eight counties on this machine.
 demo *options:
@@ -24,6 +24,10 @@ deploy:
 # Licences, duplicates, sources; needs cargo-deny.
 deny:
     cargo deny check licenses bans sources
+
+# County, city and province in simulated time: so many runs, each from its seed.
+simulate seeds="10000" first="0":
+    HEFU_SEEDS={{ seeds }} HEFU_FIRST_SEED={{ first }} cargo test --workspace --test seeds every_seed_holds -- --nocapture
 
 # Longer runs of the crash tests; power cuts need root.
 soak kills="2000" cuts="400":

@@ -80,6 +80,8 @@ pub(super) struct Committer {
     pub trees: Trees,
     pub last_time: LedgerTime,
     pub head_file: Option<SlotFile>,
+    /// When the head file was made durable last.
+    pub synced: Instant,
     pub published: watch::Sender<Arc<Published>>,
     pub intake: Arc<watch::Sender<Intake>>,
 }
@@ -114,29 +116,52 @@ enum Answer {
 }
 
 impl Committer {
-    /// Runs until told to stop, until every handle is gone, or until storage fails.
+    /// Runs in a thread of its own until told to stop, until every handle is gone, or until storage fails.
     pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut synced = Instant::now();
         while let Some(first) = commands.blocking_recv() {
-            match self.commit(first, &mut commands) {
-                Ok(None) => {}
-                Ok(Some(stopped)) => {
-                    let _ = self.settle();
-                    // The stores are let go first: whoever waits may open them again.
-                    drop(self);
-                    let _ = stopped.send(());
-                    return;
-                }
-                Err(error) => return self.fail(&error, &mut commands),
-            }
-            if synced.elapsed() >= HEAD_SYNC {
-                if let Err(error) = self.head_file.as_ref().map_or(Ok(()), SlotFile::sync) {
-                    return self.fail(&error, &mut commands);
-                }
-                synced = Instant::now();
-            }
+            self = match self.turn(first, &mut commands) {
+                Some(goes_on) => goes_on,
+                None => return,
+            };
         }
         let _ = self.settle();
+    }
+
+    /// As [`Committer::run`], as one task among others: what a simulation does, it does in one order.
+    pub(super) async fn run_in_turn(mut self, mut commands: mpsc::Receiver<Command>) {
+        while let Some(first) = commands.recv().await {
+            self = match self.turn(first, &mut commands) {
+                Some(goes_on) => goes_on,
+                None => return,
+            };
+        }
+        let _ = self.settle();
+    }
+
+    /// One group; `None` where it was the last.
+    fn turn(mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Option<Self> {
+        match self.commit(first, commands) {
+            Ok(None) => {}
+            Ok(Some(stopped)) => {
+                let _ = self.settle();
+                // The stores are let go first: whoever waits may open them again.
+                drop(self);
+                let _ = stopped.send(());
+                return None;
+            }
+            Err(error) => {
+                self.fail(&error);
+                return None;
+            }
+        }
+        if self.synced.elapsed() >= HEAD_SYNC {
+            if let Err(error) = self.head_file.as_ref().map_or(Ok(()), SlotFile::sync) {
+                self.fail(&error);
+                return None;
+            }
+            self.synced = Instant::now();
+        }
+        Some(self)
     }
 
     /// Makes everything that shortens the next start durable; losing it loses nothing.
@@ -146,14 +171,11 @@ impl Committer {
         self.state.sync()
     }
 
-    /// Storage failed: nothing is answered as done any more, and the node is told to stop.
-    fn fail(&self, error: &StorageError, commands: &mut mpsc::Receiver<Command>) {
+    /// Storage failed: nothing is answered as done any more, and the node is told to stop. Whoever waits
+    /// learns of it when what it waits on is dropped.
+    fn fail(&self, error: &StorageError) {
         tracing::error!(%error, "storage failed; the node stops");
         self.intake.send_replace(Intake::Failed(error.to_string()));
-        commands.close();
-        while let Some(command) = commands.blocking_recv() {
-            refuse(command);
-        }
     }
 
     /// One group, from the first waiting command to the answers.
@@ -650,26 +672,6 @@ fn respond(answer: Answer, published: &Published) {
         }
         Answer::Done(reply) => {
             let _ = reply.send(Ok(()));
-        }
-    }
-}
-
-fn refuse(command: Command) {
-    match command {
-        Command::Submit(_, reply) => {
-            let _ = reply.send(Err(SubmitError::Stopped));
-        }
-        Command::Mirror(_, _, reply) => {
-            let _ = reply.send(Err(SubmitError::Stopped));
-        }
-        Command::Register(_, reply) => {
-            let _ = reply.send(Err(SubmitError::Stopped));
-        }
-        Command::Cosignature(_, _, reply) | Command::Quarantine(_, _, _, reply) => {
-            let _ = reply.send(Err(SubmitError::Stopped));
-        }
-        Command::Stop(reply) => {
-            let _ = reply.send(());
         }
     }
 }

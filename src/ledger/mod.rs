@@ -25,7 +25,10 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 pub use apply::Counts;
 use apply::{Entries, Parsed, StateTiles};
@@ -250,6 +253,8 @@ pub struct Ledger {
     intake: Arc<watch::Sender<Intake>>,
     key: Arc<NodeKey>,
     damage: Arc<Mutex<BTreeSet<String>>>,
+    /// Whether everything happens in the runtime's one thread.
+    in_turn: bool,
 }
 
 /// Damaged places that a node remembers; `hefu verify` finds all of them.
@@ -346,6 +351,17 @@ impl Ledger {
             .await
             .map_err(|_| SubmitError::Stopped)?;
         answer.await.unwrap_or(Err(SubmitError::Stopped))
+    }
+
+    /// Does what reads much on a thread of its own; in its turn where the ledger was opened so.
+    pub fn reading<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        match self.in_turn {
+            true => tokio::spawn(async move { read() }),
+            false => tokio::task::spawn_blocking(read),
+        }
     }
 
     /// Whether the node takes entries in; follow it for the truth about health.

@@ -1,6 +1,6 @@
 //! Opening a ledger: bring the state up to the journal, check both against what was signed.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread, time::Instant};
 
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -86,17 +86,38 @@ pub enum OpenError {
 }
 
 impl Ledger {
-    /// Opens a ledger and starts its committer.
+    /// Opens a ledger and starts its committer in a thread of its own.
     ///
     /// # Errors
     /// [`OpenError`] says what to do.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
-        let (commands, queue) = mpsc::channel(QUEUE);
         let opening = tokio::task::spawn_blocking(move || open_committer(options));
         let opened = opening
             .await
             .map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
         let (committer, new_log) = opened?;
+        let (ledger, queue) = Self::over(&committer, false);
+        let thread = thread::Builder::new().name("committer".to_owned());
+        thread
+            .spawn(move || committer.run(queue))
+            .map_err(OpenError::Thread)?;
+        ledger.begin(new_log).await
+    }
+
+    /// As [`Ledger::open`], with everything that it does as tasks of the caller's runtime, which must have
+    /// one thread: for simulations, in which everything happens in one order.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn open_in_turn(options: Options) -> Result<Self, OpenError> {
+        let (committer, new_log) = open_committer(options)?;
+        let (ledger, queue) = Self::over(&committer, true);
+        tokio::spawn(committer.run_in_turn(queue));
+        ledger.begin(new_log).await
+    }
+
+    fn over(committer: &Committer, in_turn: bool) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, queue) = mpsc::channel(QUEUE);
         let ledger = Self {
             commands,
             journal: committer.journal.clone(),
@@ -105,20 +126,22 @@ impl Ledger {
             intake: committer.intake.clone(),
             key: committer.key.clone(),
             damage: Arc::default(),
+            in_turn,
         };
-        let thread = thread::Builder::new().name("committer".to_owned());
-        thread
-            .spawn(move || committer.run(queue))
-            .map_err(OpenError::Thread)?;
+        (ledger, queue)
+    }
+
+    /// Registers the own log where there is none yet.
+    async fn begin(self, new_log: bool) -> Result<Self, OpenError> {
         if new_log {
             let (reply, registered) = oneshot::channel();
-            let key = ledger.key.log_key().clone();
-            let _ = ledger.commands.send(Command::Register(key, reply)).await;
+            let key = self.key.log_key().clone();
+            let _ = self.commands.send(Command::Register(key, reply)).await;
             if !matches!(registered.await, Ok(Ok(_))) {
                 return Err(StorageError::Poisoned.into());
             }
         }
-        Ok(ledger)
+        Ok(self)
     }
 }
 
@@ -164,6 +187,7 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
         trees,
         last_time,
         head_file,
+        synced: Instant::now(),
         published: watch::Sender::new(Arc::new(published)),
         intake: Arc::new(watch::Sender::new(Intake::Open)),
     };

@@ -105,18 +105,20 @@ impl Mirror {
         session.greet(hello).await?;
         loop {
             session.tell(&mut receipts).await;
+            // In this order, so that a simulation repeats itself.
             tokio::select! {
-                message = messages.next() => match message {
-                    Some(message) => session.take(message?).await?,
-                    None => return Ok(()),
-                },
+                biased;
+                () = self.shutdown.cancelled() => return Err(Reason::ShuttingDown.into()),
                 changed = receipts.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
                     receipts.mark_changed();
                 }
-                () = self.shutdown.cancelled() => return Err(Reason::ShuttingDown.into()),
+                message = messages.next() => match message {
+                    Some(message) => session.take(message?).await?,
+                    None => return Ok(()),
+                },
             }
         }
     }

@@ -20,7 +20,7 @@ use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
 pub use board::Board;
-pub use mirror::{Admission, Mirror};
+pub use mirror::{Admission, Answers, Mirror};
 pub use status::{ChildStatus, LinkState, UplinkStatus};
 pub use uplink::{Synced, SyncedLog, Uplink, UplinkOptions};
 

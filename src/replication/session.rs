@@ -123,19 +123,22 @@ impl Session {
             self.cut_next();
             let keep_at = self.keep_at();
             let give_up = self.give_up_at();
+            // In this order, so that a simulation repeats itself: what comes seldom is asked first, and
+            // none that follows can be kept waiting for long.
             let event = tokio::select! {
-                heard = self.link.down.next() => Event::Heard(heard),
-                room = up.reserve(), if !self.outbox.is_empty() => Event::Room(room.ok()),
-                done = finished(&mut self.cutting) => Event::Cut(done),
-                changed = published.changed() => {
-                    changed.map_err(|_| LinkError::Stopping)?;
-                    Event::Grown
-                }
+                biased;
+                () = shutdown.cancelled() => return Err(LinkError::Stopping),
                 () = at(keep_at) => Event::Keep,
                 () = at(give_up) => return Err(LinkError::Silent),
                 () = at(self.refused.map(|at| at + OFFER_AGAIN)) => Event::Again,
                 () = self.wants.changed() => Event::Wants,
-                () = shutdown.cancelled() => return Err(LinkError::Stopping),
+                done = finished(&mut self.cutting) => Event::Cut(done),
+                room = up.reserve(), if !self.outbox.is_empty() => Event::Room(room.ok()),
+                heard = self.link.down.next() => Event::Heard(heard),
+                changed = published.changed() => {
+                    changed.map_err(|_| LinkError::Stopping)?;
+                    Event::Grown
+                }
             };
             match event {
                 Event::Heard(message) => self.hear(message).await?,
@@ -221,7 +224,7 @@ impl Session {
         if let Some((view, start)) = next {
             self.served = view.log;
             let (log, ledger) = (view.log, self.ledger().clone());
-            let cutting = tokio::task::spawn_blocking(move || cut(&ledger, &view, start));
+            let cutting = self.ledger().reading(move || cut(&ledger, &view, start));
             self.cutting = Some((log, cutting));
         }
     }

@@ -17,11 +17,13 @@ use crate::types::NodeId;
 pub struct UplinkOptions {
     /// Always connected; otherwise only during an [`Uplink::sync`].
     pub continuous: bool,
-    /// The wait before a second attempt: it doubles with every one that fails, and a random part of it
-    /// is waited.
+    /// The wait before a second attempt: it doubles with every one that fails.
     pub backoff: Duration,
     /// The longest wait.
     pub backoff_max: Duration,
+    /// Whether a random part of a wait is waited: so that the children of a parent that was away do not
+    /// all come at once. A simulation draws its own.
+    pub jitter: bool,
 }
 
 impl Default for UplinkOptions {
@@ -30,6 +32,7 @@ impl Default for UplinkOptions {
             continuous: true,
             backoff: Duration::from_millis(200),
             backoff_max: Duration::from_secs(30),
+            jitter: true,
         }
     }
 }
@@ -134,8 +137,9 @@ impl Uplink {
             let mut wants = self.wants();
             while greeted && !wants.any() {
                 tokio::select! {
-                    () = wants.changed() => {}
+                    biased;
                     () = shutdown.cancelled() => return,
+                    () = wants.changed() => {}
                 }
             }
             greeted = true;
@@ -163,8 +167,9 @@ impl Uplink {
         shutdown: &CancellationToken,
     ) -> (Result<(), LinkError>, bool) {
         let link = tokio::select! {
-            link = self.connector.connect() => link,
+            biased;
             () = shutdown.cancelled() => Err(LinkError::Stopping),
+            link = self.connector.connect() => link,
         };
         match link {
             Ok(link) => {
@@ -197,9 +202,10 @@ impl Uplink {
         let mut asked = self.asked.subscribe();
         let ever = asked.borrow_and_update().ever;
         tokio::select! {
-            () = sleep(wait) => {}
-            _ = asked.wait_for(|asked| asked.ever > ever) => {}
+            biased;
             () = shutdown.cancelled() => {}
+            _ = asked.wait_for(|asked| asked.ever > ever) => {}
+            () = sleep(wait) => {}
         }
     }
 
@@ -350,6 +356,9 @@ impl Backoff {
             .backoff
             .saturating_mul(factor)
             .min(self.options.backoff_max);
+        if !self.options.jitter {
+            return longest;
+        }
         // Without randomness the wait is the longest one: still a wait.
         let random = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
         longest.mul_f64(random)

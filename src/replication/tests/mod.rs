@@ -224,6 +224,7 @@ impl Node {
             continuous,
             backoff,
             backoff_max: backoff,
+            jitter: true,
         };
         let uplink = wire
             .clone()
