@@ -349,6 +349,7 @@ async fn talk(link: Link, logs: Vec<pb::LogOffer>, batch: pb::Batch) -> Vec<Resp
                     Response::Welcome(_) => !next.is_empty(),
                     Response::Cosigned(c) => c.node == "nantong" && c.origin == origin,
                     Response::Refused(r) => next.is_empty() && r.origin == origin,
+                    Response::Batch(_) => false,
                 };
                 said.push(answer);
                 if done {

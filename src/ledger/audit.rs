@@ -149,6 +149,8 @@ fn check_frame(frame: &Frame, trees: &mut Trees, state: &dyn StateStore, report:
                 report.defect(format!("cosignature of log {}: {what}", frame.log.0));
             }
         }
+        // Of the own log it is the parent's proof that this node had to recover entries.
+        FrameKind::Evidence if frame.log == LogNo::OWN => {}
         FrameKind::Evidence => {
             if let (Some(log), Ok(evidence)) = (
                 report.logs.get_mut(&frame.log),

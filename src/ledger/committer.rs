@@ -6,6 +6,8 @@
 //! same request_id finds them; after the apply, the same. Refusals wait for the same append, because they
 //! were computed from state that was not yet durable.
 
+mod mirror;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -20,7 +22,7 @@ use super::{
     Accepted, Intake, LogView, MirrorBatch, Mirrored, Outcome, Published, SubmitError, Submitted,
     apply::{Entries, Parsed, Trees, apply, apply_entry},
     decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
-    entry::{StoredEntry, timestamp},
+    entry::StoredEntry,
     head::{EntryRef, Head},
     keys,
     merkle::leaf_hash,
@@ -249,10 +251,7 @@ impl Committer {
                 group.answers.push(Answer::Done(reply));
             }
             Command::Quarantine(log, offered, reason, reply) => {
-                let held = self.published.borrow().logs.get(&log).cloned();
-                if held.as_ref().is_some_and(|view| view.quarantined.is_none()) {
-                    self.quarantine(log, &offered, held.as_deref(), &reason, group)?;
-                }
+                self.contradicted(log, &offered, &reason, group)?;
                 group.answers.push(Answer::Done(reply));
             }
             Command::Stop(_) => {}
@@ -454,88 +453,6 @@ impl Committer {
         )?;
         group.touched.entry(LogNo(next)).or_default().registered = Some(key);
         Ok(LogNo(next))
-    }
-
-    /// Takes a batch of another log: only where it continues what is held, and only if it hashes to the
-    /// root that the origin signed.
-    fn mirror(
-        &mut self,
-        batch: &MirrorBatch,
-        parsed: &[Parsed],
-        group: &mut Group<'_>,
-    ) -> Result<Mirrored, StorageError> {
-        let Some(tree) = self.trees.get(&batch.log) else {
-            return Ok(Mirrored::Unknown);
-        };
-        let held = self.published.borrow().logs.get(&batch.log).cloned();
-        let quarantined = held.as_ref().and_then(|view| view.quarantined.clone());
-        if let Some(reason) = quarantined {
-            return Ok(Mirrored::Quarantined(reason));
-        }
-        if tree.size() != batch.start {
-            return Ok(Mirrored::Elsewhere(tree.size()));
-        }
-        // A node that is behind its parent with its own log may go on with others'.
-        if matches!(*self.intake.borrow(), Intake::Full | Intake::Failed(_)) {
-            return Ok(Mirrored::NoSpace);
-        }
-        let leaves: Vec<_> = parsed.iter().map(|parsed| parsed.leaf).collect();
-        let checkpoint = batch.note.checkpoint();
-        let grown = tree.size() + leaves.len() as u64;
-        if grown != checkpoint.size || tree.root_with(&leaves) != checkpoint.root {
-            let reason = "the entries do not hash to the root that the origin signed";
-            self.quarantine(batch.log, &batch.note, held.as_deref(), reason, group)?;
-            return Ok(Mirrored::Quarantined(reason.to_owned()));
-        }
-        for ((bytes, parsed), index) in batch.entries.iter().zip(parsed).zip(batch.start..) {
-            let at = EntryRef {
-                log: batch.log,
-                index: LogIndex(index),
-            };
-            let before = parsed.before(&group.staged)?;
-            self.add_entry(at, bytes.clone(), parsed, before, group)?;
-        }
-        group.proposals += batch.entries.len();
-        let time = LedgerTime::from(self.clock.now());
-        let cosigned = format!("{}{}", batch.note, self.key.cosign(checkpoint, time));
-        self.add(
-            FrameKind::Checkpoint,
-            batch.log,
-            cosigned.clone().into_bytes().into(),
-            group,
-        )?;
-        group.touched.entry(batch.log).or_default().note = Some(cosigned.clone());
-        Ok(Mirrored::Cosigned {
-            size: grown,
-            note: cosigned,
-        })
-    }
-
-    /// Keeps what contradicts, and takes nothing more of that log.
-    fn quarantine(
-        &mut self,
-        log: LogNo,
-        offered: &Note,
-        held: Option<&LogView>,
-        reason: &str,
-        group: &mut Group<'_>,
-    ) -> Result<(), StorageError> {
-        let evidence = pb::Evidence {
-            origin: offered.checkpoint().origin.clone(),
-            reason: reason.to_owned(),
-            held: held.map(|view| view.note.clone()).unwrap_or_default(),
-            offered: offered.to_string(),
-            time: Some(timestamp(LedgerTime::from(self.clock.now()))),
-        };
-        tracing::warn!(origin = %evidence.origin, reason, "a log contradicts itself; quarantined");
-        self.add(
-            FrameKind::Evidence,
-            log,
-            evidence.encode_to_vec().into(),
-            group,
-        )?;
-        group.touched.entry(log).or_default().quarantined = Some(reason.to_owned());
-        Ok(())
     }
 
     /// Signs the own log's new head, keeps it outside the journal, and lets readers see the group.

@@ -231,8 +231,12 @@ pub enum Mirrored {
     Quarantined(String),
     /// The disk is below its watermark, or storage failed.
     NoSpace,
-    /// No such log.
+    /// No such log; or the own one, while nothing of it is missing.
     Unknown,
+    /// Entries of the own log that do not hash to the root that this node has signed. Nothing was stored.
+    NotAsSigned,
+    /// Entries of the own log that a later version of this program has written. Nothing was stored.
+    Unreadable,
 }
 
 /// The committer gave no answer: retry with the same request_id once the node is back.
@@ -282,7 +286,7 @@ impl Ledger {
         Ok(Submitting(answer))
     }
 
-    /// Verifies and stores a batch of another log.
+    /// Verifies and stores a batch of another log; or of the own one, while the parent holds more of it.
     ///
     /// # Errors
     /// [`SubmitError::Stopped`].
@@ -319,7 +323,9 @@ impl Ledger {
             .await
     }
 
-    /// Keeps a checkpoint that contradicts what is held, and takes nothing more of that log.
+    /// Keeps a checkpoint that contradicts what is held, and takes nothing more of that log. Of the own log
+    /// it is one that this node has signed and does not hold: it takes nothing in, over restarts, until it
+    /// holds that again.
     ///
     /// # Errors
     /// [`SubmitError::Stopped`].

@@ -13,7 +13,7 @@ use super::{
     head::EntryRef,
     keys,
     merkle::Tree,
-    note::{Checkpoint, NodeKey, NoteError, VerifierKey},
+    note::{Checkpoint, NodeKey, Note, NoteError, VerifierKey},
     rules::Rules,
     staged::Staged,
 };
@@ -177,6 +177,10 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
         .map(|path| check_head(path, &key, &published, state.as_ref()))
         .transpose()?;
     let last_time = last_time(journal.as_ref())?;
+    let intake = match published.logs.get(&LogNo::OWN) {
+        Some(own) => intake(own, state.as_ref())?,
+        None => Intake::Open,
+    };
     let new_log = !published.logs.contains_key(&LogNo::OWN);
     let committer = Committer {
         journal,
@@ -189,7 +193,7 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
         head_file,
         synced: Instant::now(),
         published: watch::Sender::new(Arc::new(published)),
-        intake: Arc::new(watch::Sender::new(Intake::Open)),
+        intake: Arc::new(watch::Sender::new(intake)),
     };
     Ok((committer, new_log))
 }
@@ -364,7 +368,9 @@ fn published(
             key,
             tree: Tree::clone(tree),
             note: note.unwrap_or_default(),
-            quarantined: evidence.map(|evidence| evidence.reason),
+            quarantined: evidence
+                .filter(|_| *log != LogNo::OWN)
+                .map(|evidence| evidence.reason),
         };
         logs.insert(*log, Arc::new(view));
     }
@@ -414,6 +420,28 @@ fn check_head(
         )));
     }
     Ok(file)
+}
+
+/// A node to which its parent has shown more of its own log, under its own signature, than it holds takes
+/// nothing in until it holds that, whatever comes between.
+fn intake(own: &LogView, state: &dyn StateStore) -> Result<Intake, StorageError> {
+    let Some(bytes) = state.get(&keys::evidence(LogNo::OWN))? else {
+        return Ok(Intake::Open);
+    };
+    let evidence = pb::Evidence::decode(bytes).unwrap_or_default();
+    let shown: Option<Note> = evidence.offered.parse().ok();
+    let tiles = super::apply::StateTiles {
+        state: &state,
+        log: LogNo::OWN,
+    };
+    let held = shown.is_none_or(|note| {
+        let shown = note.checkpoint();
+        own.tree.root_at(shown.size, &tiles).ok() == Some(shown.root)
+    });
+    Ok(match held {
+        true => Intake::Open,
+        false => Intake::BehindParent(evidence.reason),
+    })
 }
 
 /// The time of the own log's last entry: the next one is not before it.

@@ -1,4 +1,4 @@
-//! One log on its way to the parent: where it stands, and what is not answered yet.
+//! One log on its way over a connection: where it stands, and what is not answered yet.
 
 use std::collections::VecDeque;
 
@@ -18,6 +18,8 @@ pub(super) struct Lane {
     unanswered: VecDeque<Sent>,
     /// Whether the parent stands elsewhere: to be asked again once everything is answered.
     astray: bool,
+    /// Nothing goes beyond this size.
+    end: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,8 @@ enum Stage {
     Offered,
     /// Entries may go.
     Open,
+    /// The parent holds more: it was asked to send what is missing, up to this size.
+    Recovering(u64),
     /// Nothing goes until it is offered again.
     Refused,
     /// Nothing goes any more in this session.
@@ -47,13 +51,53 @@ impl Lane {
             next: 0,
             unanswered: VecDeque::new(),
             astray: false,
+            end: u64::MAX,
         }
+    }
+
+    /// A stretch of a log that the other side has asked for.
+    pub fn until(start: u64, end: u64) -> Self {
+        let mut lane = Self::new();
+        lane.open(start);
+        lane.end = end;
+        lane
+    }
+
+    /// Whether nothing more goes, and nothing is unanswered.
+    pub fn is_done(&self) -> bool {
+        let over = self.stage == Stage::Stopped || self.next >= self.end;
+        over && self.unanswered.is_empty()
     }
 
     /// The parent stands at `size`: go on there.
     pub fn open(&mut self, size: u64) {
         if self.stage == Stage::Offered {
             (self.stage, self.next) = (Stage::Open, size);
+        }
+    }
+
+    /// The parent holds the log up to `target`, and is asked for what is missing here; `false` where the log
+    /// is stopped.
+    pub fn recover(&mut self, target: u64) -> bool {
+        let may = self.stage == Stage::Offered;
+        if may {
+            self.stage = Stage::Recovering(target);
+        }
+        may
+    }
+
+    /// How much the parent was found to hold, while that is being recovered.
+    pub fn recovers(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Recovering(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Everything is here: the parent is to be asked again where it stands.
+    pub fn recovered(&mut self) {
+        if matches!(self.stage, Stage::Recovering(_)) {
+            self.stage = Stage::Offered;
         }
     }
 
@@ -80,7 +124,7 @@ impl Lane {
         let bytes: usize = self.unanswered.iter().map(|sent| sent.bytes).sum();
         let room = self.unanswered.len() < WINDOW_BATCHES && bytes < WINDOW_BYTES;
         let may = self.stage == Stage::Open && !self.astray && room;
-        (may && self.next < size).then_some(self.next)
+        (may && self.next < size.min(self.end)).then_some(self.next)
     }
 
     /// A batch goes out; `false` where the lane has turned since it was cut.
@@ -117,8 +161,13 @@ impl Lane {
         now
     }
 
+    /// Whether the parent is asked where it stands, or for entries.
+    pub fn asks(&self) -> bool {
+        matches!(self.stage, Stage::Offered | Stage::Recovering(_))
+    }
+
     /// Whether the parent owes an answer.
     pub fn waits(&self) -> bool {
-        self.stage == Stage::Offered || !self.unanswered.is_empty()
+        self.asks() || !self.unanswered.is_empty()
     }
 }

@@ -1,5 +1,7 @@
-//! The parent's side: a session for each child. It takes what it can verify, log by log, and keeps
-//! what contradicts as evidence.
+//! The parent's side: a session for each child. It takes what it can verify, log by log, keeps what
+//! contradicts as evidence, and gives back what the child has lost.
+
+mod give;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,18 +13,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Agreement, Board, MAX_LOGS, VERSION, agreement,
-    batch::{check, hashes_to},
+    Board, MAX_LOGS, VERSION,
     board::{Carrying, Receipts},
+    inflow::{self, Fault, forked, malformed},
     offer::Offered,
-    signed_checkpoint,
+    outflow::Outflow,
 };
 use crate::{
-    ledger::{Intake, LogView, MirrorBatch, Mirrored, SubmitError, note::Note},
+    ledger::LogView,
     proto::replication::v1::{
         self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
-    storage::StorageError,
     types::{AgencyId, Identity, LogNo, NodeId, Origin, Reason, Refusal},
 };
 
@@ -100,11 +101,13 @@ impl Mirror {
             logs: BTreeMap::new(),
             told: 0,
             relayed: BTreeMap::new(),
+            flow: Outflow::new(),
         };
         tracing::info!(child = %session.child, logs = hello.logs.len(), "child connected");
         session.greet(hello).await?;
         loop {
             session.tell(&mut receipts).await;
+            session.flow.cut_next(self.board.ledger());
             // In this order, so that a simulation repeats itself.
             tokio::select! {
                 biased;
@@ -115,6 +118,7 @@ impl Mirror {
                     }
                     receipts.mark_changed();
                 }
+                cut = session.flow.cut() => session.give(cut).await?,
                 message = messages.next() => match message {
                     Some(message) => session.take(message?).await?,
                     None => return Ok(()),
@@ -122,33 +126,6 @@ impl Mirror {
             }
         }
     }
-}
-
-/// What goes wrong with a message.
-enum Fault {
-    /// This log or batch is refused; the others go on.
-    Log(Refusal),
-    /// The batch starts elsewhere than where the log ends: here.
-    Elsewhere(u64),
-    /// The session ends.
-    Session(Refusal),
-}
-
-impl From<SubmitError> for Fault {
-    fn from(_: SubmitError) -> Self {
-        Self::Session(Reason::ShuttingDown.into())
-    }
-}
-
-impl From<StorageError> for Fault {
-    fn from(error: StorageError) -> Self {
-        tracing::error!(%error, "replication cannot read what is stored");
-        Self::Session(Reason::DataDamaged.into())
-    }
-}
-
-fn malformed(en: &str) -> Refusal {
-    Refusal::new(Reason::RequestMalformed).because(en, "不符合复制协议")
 }
 
 struct Session {
@@ -163,6 +140,8 @@ struct Session {
     told: usize,
     /// The sizes of those.
     relayed: BTreeMap<(LogNo, String), i64>,
+    /// What the child has asked back.
+    flow: Outflow,
 }
 
 impl Session {
@@ -252,6 +231,15 @@ impl Session {
                 }
                 Ok(())
             }
+            Some(Request::Position(position)) => {
+                if let Err(fault) = self.asked_back(&position) {
+                    let refused = self.refusal(&position.origin, fault)?;
+                    self.answer(Response::Refused(refused)).await;
+                }
+                Ok(())
+            }
+            Some(Request::Cosigned(cosigned)) => self.given(&cosigned.origin, cosigned.size, true),
+            Some(Request::Refused(refused)) => self.not_given(&refused),
             Some(Request::Hello(_)) => Err(malformed("a Hello comes once")),
             None => Err(malformed("the message is empty, or of a later version")),
         }
@@ -303,7 +291,7 @@ impl Session {
             .as_ref()
             .map_or(0, |note| note.checkpoint().size);
         if let Some(note) = offered.note {
-            self.compare(&view, note).await?;
+            inflow::compare(self.board().ledger(), &view, note).await?;
         }
         self.carrying.heard(view.log, signed);
         Ok(pb::LogPosition {
@@ -357,63 +345,24 @@ impl Session {
         Ok(())
     }
 
-    /// Compares what a log's origin has signed with what is held. What contradicts it is kept.
-    async fn compare(&self, view: &LogView, note: Note) -> Result<(), Fault> {
-        let ledger = self.board().ledger();
-        if agreement(ledger, view, note.checkpoint())? != Agreement::Contradicts {
-            return Ok(());
-        }
-        let reason = format!(
-            "its origin has signed two roots of size {}",
-            note.checkpoint().size
-        );
-        ledger.quarantine(view.log, note, reason.clone()).await?;
-        Err(Fault::Log(forked(&reason)))
+    async fn batch(&mut self, batch: pb::Batch) -> Result<pb::Cosigned, Fault> {
+        let board = self.board();
+        let (ledger, own) = (board.ledger(), board.own().node());
+        let view = self.view(&batch.origin)?;
+        let relayed = view.node() != self.child.as_str();
+        let note = inflow::verify(ledger, &view, &batch, relayed).await?;
+        self.belong(&view, &batch).map_err(Fault::Log)?;
+        let cosigned = inflow::store(ledger, own, &view, batch, note).await?;
+        self.carrying.heard(view.log, cosigned.size);
+        Ok(cosigned)
     }
 
-    async fn batch(&mut self, batch: pb::Batch) -> Result<pb::Cosigned, Fault> {
-        let ledger = self.board().ledger();
-        let log = self.logs.get(&batch.origin);
-        let view = log.and_then(|log| ledger.published().logs.get(log).cloned());
-        let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
-        if let Some(reason) = &view.quarantined {
-            return Err(Fault::Log(forked(reason)));
-        }
-        let note = signed_checkpoint(&batch.checkpoint, &view.key).map_err(Fault::Log)?;
-        check(&batch, note.checkpoint()).map_err(Fault::Log)?;
-        self.compare(&view, note.clone()).await?;
-        if batch.start != view.tree.size() {
-            return Err(Fault::Elsewhere(view.tree.size()));
-        }
-        // Entries bear no signature: what a node in between has spoilt says nothing of the origin.
-        let relayed = view.node() != self.child.as_str();
-        if relayed && !hashes_to(&view, &batch, note.checkpoint()) {
-            let refusal = Refusal::new(Reason::CheckpointInvalid);
-            return Err(Fault::Log(refusal.because(
-                "the entries do not hash to the signed root; they were changed on their way",
-                "条目与签名的根不符，在转送途中被改动",
-            )));
-        }
-        self.belong(&view, &batch).map_err(Fault::Log)?;
-        let signed = note.checkpoint().size;
-        let (log, start, entries) = (view.log, batch.start, batch.entries);
-        let mirrored = ledger
-            .mirror(MirrorBatch {
-                log,
-                start,
-                entries,
-                note,
-            })
-            .await?;
-        let (size, note) = self.mirrored(mirrored)?;
-        self.carrying.heard(log, signed);
-        Ok(pb::Cosigned {
-            origin: batch.origin,
-            size,
-            note,
-            verifier_key: ledger.key().cosigner_key().to_string(),
-            node: self.board().own().node().to_string(),
-        })
+    /// A log that the child has offered.
+    fn view(&self, origin: &str) -> Result<Arc<LogView>, Fault> {
+        let log = self.logs.get(origin);
+        let published = self.board().ledger().published();
+        let view = log.and_then(|log| published.logs.get(log).cloned());
+        view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))
     }
 
     /// Whether a log may hold records of the agencies that its entries name: a node that writes in the name
@@ -438,24 +387,6 @@ impl Session {
             last = Some(agency);
         }
         Ok(())
-    }
-
-    fn mirrored(&self, mirrored: Mirrored) -> Result<(u64, String), Fault> {
-        match mirrored {
-            Mirrored::Cosigned { size, note } => Ok((size, note)),
-            Mirrored::Elsewhere(size) => Err(Fault::Elsewhere(size)),
-            Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
-            Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),
-            Mirrored::NoSpace => {
-                let failed = matches!(*self.board().ledger().intake().borrow(), Intake::Failed(_));
-                let reason = if failed {
-                    Reason::StorageFailed
-                } else {
-                    Reason::StorageFull
-                };
-                Err(Fault::Session(reason.into()))
-            }
-        }
     }
 
     /// Tells the child what nodes above have cosigned of its logs, as far as it was not told.
@@ -506,8 +437,4 @@ fn agency_of(entry: &[u8]) -> Option<AgencyId> {
     }
     let named = <Named as prost::Message>::decode(entry).ok()?;
     named.name.split('/').nth(1)?.parse().ok()
-}
-
-fn forked(reason: &str) -> Refusal {
-    Refusal::new(Reason::LogForked).because(reason, "已保留证据，请联系上级运维人员")
 }

@@ -4,13 +4,17 @@
 //! stands with it. The parent ([`Mirror`]) verifies every batch against the checkpoint that the
 //! log's origin signed, stores both, and cosigns; the child keeps the cosignature, and passes those of
 //! nodes further up down to its own children. Logs are independent: one that is refused stops nothing.
+//! Where the parent holds more of a log than the child, as after a restore, the child asks for the rest, and
+//! verifies it in the same way.
 //! [`Board`] says how each of them stands. Nothing here knows a register, or gRPC.
 
 mod batch;
 mod board;
+mod inflow;
 mod lane;
 mod mirror;
 mod offer;
+mod outflow;
 mod receipt;
 mod session;
 mod status;

@@ -1,11 +1,11 @@
 //! The child's side of one connection: offer every log, send each from where the parent stands,
-//! keep what the parent and those above it cosign.
+//! keep what the parent and those above it cosign, take back what the parent holds more of.
 
 mod place;
+mod recover;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    ops::Bound,
     sync::Arc,
     time::Duration,
 };
@@ -13,15 +13,14 @@ use std::{
 use futures::{StreamExt as _, future::join_all};
 use tokio::{
     sync::mpsc,
-    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Agreement, Board, Link, LinkError, LinkState, VERSION, agreement,
-    batch::{Outgoing, cut},
     lane::Lane,
+    outflow::{Cut, Dispatched, Outflow},
     receipt::{self, Receipt},
     uplink::Wants,
 };
@@ -47,19 +46,14 @@ const OFFER_AGAIN: Duration = Duration::from_secs(60);
 /// A parent that owes an answer and says nothing for this long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 
-type Cut = Result<Option<Outgoing>, StorageError>;
-
 pub(super) struct Session {
     board: Arc<Board>,
     link: Link,
     wants: Wants,
-    lanes: BTreeMap<LogNo, Lane>,
+    flow: Outflow,
     origins: HashMap<String, LogNo>,
     /// What goes out next. A batch is cut only when this is empty.
     outbox: VecDeque<Request>,
-    cutting: Option<(LogNo, JoinHandle<Cut>)>,
-    /// The log that was served last: the others come first.
-    served: LogNo,
     /// The parent's key for cosignatures, once it said Welcome.
     parent: Option<VerifierKey>,
     /// Verified, not kept yet: the newest of every log and node.
@@ -92,11 +86,9 @@ impl Session {
             board,
             link,
             wants,
-            lanes: BTreeMap::new(),
+            flow: Outflow::new(),
             origins: HashMap::new(),
             outbox: VecDeque::new(),
-            cutting: None,
-            served: LogNo::OWN,
             parent: None,
             receipts: BTreeMap::new(),
             kept: None,
@@ -118,9 +110,11 @@ impl Session {
     async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
         let mut published = self.board.ledger().follow();
         let up = self.link.up.clone();
-        while self.parent.is_none() || self.wants.any() {
+        while self.parent.is_none() || self.wants.any() || self.asks() {
             self.offer_new();
-            self.cut_next();
+            if self.outbox.is_empty() {
+                self.flow.cut_next(self.board.ledger());
+            }
             let keep_at = self.keep_at();
             let give_up = self.give_up_at();
             // In this order, so that a simulation repeats itself: what comes seldom is asked first, and
@@ -132,7 +126,7 @@ impl Session {
                 () = at(give_up) => return Err(LinkError::Silent),
                 () = at(self.refused.map(|at| at + OFFER_AGAIN)) => Event::Again,
                 () = self.wants.changed() => Event::Wants,
-                done = finished(&mut self.cutting) => Event::Cut(done),
+                done = self.flow.cut() => Event::Cut(done),
                 room = up.reserve(), if !self.outbox.is_empty() => Event::Room(room.ok()),
                 heard = self.link.down.next() => Event::Heard(heard),
                 changed = published.changed() => {
@@ -151,6 +145,11 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Whether it is still to be told where the parent stands, or to be given what it has lost.
+    fn asks(&self) -> bool {
+        self.flow.lanes.values().any(Lane::asks)
     }
 
     fn ledger(&self) -> &Ledger {
@@ -183,7 +182,7 @@ impl Session {
     }
 
     fn offer(&mut self, view: &LogView) -> pb::LogOffer {
-        self.lanes.entry(view.log).or_insert_with(Lane::new);
+        self.flow.lanes.entry(view.log).or_insert_with(Lane::new);
         self.origins.insert(view.origin().to_owned(), view.log);
         pb::LogOffer {
             origin: view.origin().to_owned(),
@@ -195,65 +194,25 @@ impl Session {
     /// Offers logs that have appeared.
     fn offer_new(&mut self) {
         let published = self.ledger().published();
-        if self.parent.is_none() || published.logs.len() == self.lanes.len() {
+        if self.parent.is_none() || published.logs.len() == self.flow.lanes.len() {
             return;
         }
         for view in published.logs.values() {
-            if !self.lanes.contains_key(&view.log) {
+            if !self.flow.lanes.contains_key(&view.log) {
                 let log = Some(self.offer(view));
                 self.outbox.push_back(Request::Offer(pb::Offer { log }));
             }
         }
     }
 
-    /// Starts to cut the next batch, of the log whose turn it is.
-    fn cut_next(&mut self) {
-        if self.cutting.is_some() || !self.outbox.is_empty() {
-            return;
-        }
-        let published = self.ledger().published();
-        let behind = (Bound::Excluded(self.served), Bound::Unbounded);
-        let turns = self
-            .lanes
-            .range(behind)
-            .chain(self.lanes.range(..=self.served));
-        let next = turns.into_iter().find_map(|(log, lane)| {
-            let view = published.logs.get(log)?;
-            Some((view.clone(), lane.wants(view.tree.size())?))
-        });
-        if let Some((view, start)) = next {
-            self.served = view.log;
-            let (log, ledger) = (view.log, self.ledger().clone());
-            let cutting = self.ledger().reading(move || cut(&ledger, &view, start));
-            self.cutting = Some((log, cutting));
-        }
-    }
-
     fn dispatch(&mut self, done: Cut) -> Result<(), LinkError> {
-        let Some((log, _)) = self.cutting.take() else {
-            return Ok(());
-        };
-        match done {
-            Ok(Some(batch)) => {
-                if self
-                    .lanes
-                    .get_mut(&log)
-                    .is_some_and(|lane| lane.send(&batch))
-                {
-                    self.outbox.push_back(Request::Batch(batch.message));
-                    self.board.grown(log);
-                }
+        match self.flow.dispatch(done).map_err(storage)? {
+            Dispatched::Nothing => {}
+            Dispatched::Batch(log, batch) => {
+                self.outbox.push_back(Request::Batch(batch));
+                self.board.grown(log);
             }
-            Ok(None) => self.stop(log, LinkState::Refused, "no checkpoint covers its entries"),
-            Err(StorageError::Corrupt { what }) => {
-                tracing::error!(%what, "damaged bytes are not sent");
-                self.stop(
-                    log,
-                    LinkState::Refused,
-                    "stored bytes are damaged: run hefu verify",
-                );
-            }
-            Err(error) => return Err(LinkError::Storage(error.to_string())),
+            Dispatched::Stopped(log, why) => self.stop(log, LinkState::Refused, why),
         }
         Ok(())
     }
@@ -273,7 +232,7 @@ impl Session {
 
     fn stop(&mut self, log: LogNo, state: LinkState, reason: &str) {
         tracing::warn!(log = log.0, reason, "a log is not replicated");
-        if let Some(lane) = self.lanes.get_mut(&log) {
+        if let Some(lane) = self.flow.lanes.get_mut(&log) {
             if state == LinkState::Refused {
                 lane.refuse();
                 self.refused = Some(Instant::now());
@@ -285,7 +244,7 @@ impl Session {
     }
 
     fn give_up_at(&self) -> Option<Instant> {
-        let owed = self.parent.is_none() || self.lanes.values().any(Lane::waits);
+        let owed = self.parent.is_none() || self.flow.lanes.values().any(Lane::waits);
         owed.then(|| self.heard + SILENCE)
     }
 
@@ -304,6 +263,7 @@ impl Session {
                 self.refused(&refused);
                 Ok(())
             }
+            Some(Response::Batch(batch)) => self.take(batch).await,
             // A later version's message: what matters to this one is sent as this one knows it.
             None => Ok(()),
         }
@@ -360,7 +320,7 @@ impl Session {
             .ok_or_else(|| protocol("no Welcome came".to_owned()))?;
         let receipt =
             receipt::read(&view, &cosigned.node, key, &cosigned.note).map_err(protocol)?;
-        let sent = self.lanes.get_mut(&view.log).and_then(Lane::answered);
+        let sent = self.flow.lanes.get_mut(&view.log).and_then(Lane::answered);
         if sent.is_none_or(|sent| sent.checkpoint != *receipt.checkpoint()) {
             return Err(protocol("it cosigned what was not sent".to_owned()));
         }
@@ -396,10 +356,10 @@ impl Session {
         let Some(view) = self.known(&refused.origin) else {
             return;
         };
-        let sent = self.lanes.get_mut(&view.log).and_then(Lane::answered);
+        let sent = self.flow.lanes.get_mut(&view.log).and_then(Lane::answered);
         match (refused.reason(), sent) {
             (ErrorReason::IndexOutOfRange, Some(sent)) if sent.start != refused.size => {
-                if let Some(lane) = self.lanes.get_mut(&view.log) {
+                if let Some(lane) = self.flow.lanes.get_mut(&view.log) {
                     lane.stray();
                 }
                 self.ask_again(&view);
@@ -414,7 +374,12 @@ impl Session {
     /// Offers a log anew where another connection has carried it further: the Welcome brings the parent's
     /// cosignature of what it holds.
     fn ask_again(&mut self, view: &LogView) {
-        if self.lanes.get_mut(&view.log).is_some_and(Lane::asks_again) {
+        if self
+            .flow
+            .lanes
+            .get_mut(&view.log)
+            .is_some_and(Lane::asks_again)
+        {
             let log = Some(self.offer(view));
             self.outbox.push_back(Request::Offer(pb::Offer { log }));
         }
@@ -423,7 +388,7 @@ impl Session {
     /// Offers the logs anew that were refused.
     fn offer_again(&mut self) {
         (self.refused, self.asked) = (None, self.wants.ever());
-        let again = self.lanes.iter_mut();
+        let again = self.flow.lanes.iter_mut();
         let again: Vec<_> = again
             .filter_map(|(log, lane)| lane.offers_again().then_some(*log))
             .collect();
@@ -481,19 +446,6 @@ impl Session {
 
 fn storage(error: StorageError) -> LinkError {
     LinkError::Storage(error.to_string())
-}
-
-/// The end of the cut that is under way; never, where there is none.
-async fn finished(cutting: &mut Option<(LogNo, JoinHandle<Cut>)>) -> Cut {
-    match cutting {
-        Some((_, cutting)) => cutting.await.unwrap_or_else(|error| {
-            Err(StorageError::Failed {
-                doing: "cutting a batch",
-                cause: error.to_string(),
-            })
-        }),
-        None => std::future::pending().await,
-    }
 }
 
 async fn at(instant: Option<Instant>) {

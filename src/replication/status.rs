@@ -11,6 +11,8 @@ pub enum LinkState {
     Current,
     /// Connected; entries are on their way.
     CatchingUp,
+    /// Connected; the parent holds more than this node, which takes it back.
+    Recovering,
     /// Not connected.
     Disconnected,
     /// Refused, or stopped because something does not fit; the reason says what to do.

@@ -302,6 +302,7 @@ impl Synced {
                 (log.after, log.state) = (status.cosigned, status.state);
                 log.reason.clone_from(&status.reason);
                 settled &= status.state != LinkState::Refused || status.since >= self.began;
+                settled &= status.state != LinkState::Recovering;
             }
         }
         settled && self.logs.iter().all(|log| log.stopped() || !log.behind())

@@ -161,6 +161,7 @@ fn link_state(state: LinkState) -> pb::LinkState {
     match state {
         LinkState::Current => pb::LinkState::Current,
         LinkState::CatchingUp => pb::LinkState::CatchingUp,
+        LinkState::Recovering => pb::LinkState::Recovering,
         LinkState::Disconnected => pb::LinkState::Disconnected,
         LinkState::Refused => pb::LinkState::Refused,
         LinkState::Quarantined => pb::LinkState::Quarantined,

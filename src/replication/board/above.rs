@@ -136,6 +136,7 @@ impl Above {
 
     fn settle(&self, rung: &mut Rung, size: u64, now: Timestamp) {
         let (state, reason) = match (&self.down, &rung.trouble) {
+            (Some(why), Some((LinkState::Recovering, _))) => (LinkState::Disconnected, why.clone()),
             (_, Some((state, reason))) => (*state, reason.clone()),
             (Some(why), None) => (LinkState::Disconnected, why.clone()),
             (None, None) if rung.cosigned < size => (LinkState::CatchingUp, String::new()),

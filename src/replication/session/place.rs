@@ -58,12 +58,8 @@ impl Session {
                 }
                 self.resume(&view, position.size, Some(receipt));
             }
-            Agreement::Beyond if view.log == LogNo::OWN => self.behind(&view, position.size),
-            // Another child of the parent carried it further; this node has nothing to add.
-            Agreement::Beyond => self.resume(&view, position.size, None),
-            Agreement::Contradicts if view.log == LogNo::OWN => {
-                self.forked(&view, position.size)?
-            }
+            Agreement::Beyond => self.recover(&view, receipt).await?,
+            Agreement::Contradicts if view.log == LogNo::OWN => self.forked(&view, receipt).await?,
             Agreement::Contradicts => self.quarantine(&view, receipt).await?,
         }
         Ok(())
@@ -86,32 +82,24 @@ impl Session {
         if let Some(receipt) = receipt.filter(|_| size > held) {
             self.queue(view.log, receipt);
         }
-        if let Some(lane) = self.lanes.get_mut(&view.log) {
+        if let Some(lane) = self.flow.lanes.get_mut(&view.log) {
             lane.open(size);
         }
     }
 
-    /// The parent proves, by this node's own signature, that the own log was longer once.
-    fn behind(&mut self, view: &LogView, size: u64) {
-        let held = view.tree.size();
-        let text = format!(
-            "the parent holds {size} entries of this node's log, the node itself {held}: it was \
-             restored from an old copy. It takes nothing in, or its log would fork; recover the \
-             missing entries from the parent first"
-        );
-        self.ledger().set_intake(Intake::BehindParent(text.clone()));
-        self.stop(view.log, LinkState::Refused, &text);
-    }
-
     /// The parent proves, by this node's own signature, that the own log was another once: restored, and
     /// grown since. The parent is shown the contradicting checkpoint.
-    fn forked(&mut self, view: &LogView, size: u64) -> Result<(), LinkError> {
+    async fn forked(&mut self, view: &LogView, receipt: Receipt) -> Result<(), LinkError> {
+        let size = receipt.checkpoint().size;
         let text = format!(
             "this node's log has another root at size {size} than the parent holds under its \
              signature: it was restored from an old copy and has grown since. It takes nothing in; \
              ask the parent's operator"
         );
-        self.ledger().set_intake(Intake::BehindParent(text.clone()));
+        let closed = self
+            .ledger()
+            .quarantine(view.log, receipt.note, text.clone());
+        closed.await.map_err(|_| LinkError::Stopping)?;
         self.stop(view.log, LinkState::Quarantined, &text);
         let checkpoint = own_checkpoint(self.ledger(), view, size);
         let (checkpoint, _) = checkpoint.map_err(storage)?;

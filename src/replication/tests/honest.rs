@@ -1,7 +1,6 @@
 //! Nodes that keep to the protocol.
 
 use super::*;
-use crate::ledger::Intake;
 
 #[tokio::test]
 async fn a_county_brings_its_city_up_to_date() {

@@ -3,6 +3,7 @@
 mod dishonest;
 mod honest;
 mod random;
+mod recovered;
 mod restored;
 
 use std::{
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     ledger::{
-        Options,
+        Intake, Options,
         rules::{Change, Intent, JudgeError, Judgement, Proposal, Revision, Rules},
         staged::StateRead,
     },
@@ -127,7 +128,12 @@ struct Wire {
     parent: Address,
     /// Messages up and down after which the next connections break.
     breaks: Arc<Mutex<Vec<(usize, usize)>>>,
+    /// What becomes of the parent's messages on their way.
+    lies: Arc<Mutex<Option<Lie>>>,
 }
+
+/// Changes a message of the parent.
+type Lie = Box<dyn FnMut(&mut pb::ReplicateResponse) + Send>;
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -138,8 +144,22 @@ impl Connector for Wire {
         let mirror = lock(&self.parent.0).clone();
         let (up, down) = lock(&self.breaks).pop().unwrap_or((usize::MAX, usize::MAX));
         let child = self.child.clone();
+        let lies = self.lies.clone();
         let down_error = || LinkError::Unreachable("it is down".to_owned());
-        async move { Ok(join(mirror.ok_or_else(down_error)?, child, up, down)) }.boxed()
+        async move {
+            let link = join(mirror.ok_or_else(down_error)?, child, up, down);
+            let lie = move |mut message: Result<pb::ReplicateResponse, LinkError>| {
+                if let (Ok(message), Some(lie)) = (&mut message, lock(&lies).as_mut()) {
+                    lie(message);
+                }
+                message
+            };
+            Ok(Link {
+                up: link.up,
+                down: link.down.map(lie).boxed(),
+            })
+        }
+        .boxed()
     }
 }
 
@@ -196,6 +216,7 @@ impl Node {
             child: disk.node.parse().unwrap(),
             parent: parent.address.clone(),
             breaks: Arc::default(),
+            lies: Arc::default(),
         };
         Self::start(
             disk,
@@ -310,6 +331,16 @@ impl Node {
     fn child_of(&self, origin: &str) -> ChildStatus {
         let mut children = self.board.children().into_iter();
         children.find(|status| status.origin == origin).unwrap()
+    }
+
+    async fn takes_in(&self) {
+        let mut intake = self.ledger.intake();
+        let open = intake.wait_for(|intake| *intake == Intake::Open);
+        tokio::time::timeout(LONG, open).await.unwrap().unwrap();
+    }
+
+    fn is_behind(&self) -> bool {
+        matches!(*self.ledger.intake().borrow(), Intake::BehindParent(_))
     }
 
     /// Waits until the board shows something.

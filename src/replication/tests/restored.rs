@@ -1,9 +1,8 @@
 //! Nodes that were restored from old copies.
 
 use super::*;
-use crate::ledger::Intake;
 
-async fn replicated(records: usize) -> (Node, Node, Position) {
+pub(super) async fn replicated(records: usize) -> (Node, Node, Position) {
     let city = Node::top("nantong").await;
     let county = Node::below("qidong", &city).await;
     county.submit(0..5).await;
@@ -14,40 +13,6 @@ async fn replicated(records: usize) -> (Node, Node, Position) {
 }
 
 #[tokio::test]
-async fn a_restored_child_is_stopped_before_it_forks() {
-    let (city, mut county, old) = replicated(10).await;
-    county.stop().await;
-    let restored = Node::on(county.disk.copy(old), &city, true).await;
-    restored.uplink.clone().unwrap().met().await;
-    let intake = restored.ledger.intake().borrow().clone();
-    assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
-    let status = restored.uplink_of(&restored.origin());
-    assert_eq!(status.state, LinkState::Refused);
-    assert!(
-        status.reason.contains("restored from an old copy"),
-        "{}",
-        status.reason
-    );
-    let uplink = restored.uplink.clone().unwrap();
-    let synced = uplink.sync(LONG, |_| ()).await;
-    assert!(
-        !synced.complete && synced.reason.contains("old copy"),
-        "{synced:?}"
-    );
-    // The log is not held against it: once it has its entries again, it goes on.
-    assert_eq!(
-        city.ledger.log(&restored.origin()).unwrap().quarantined,
-        None
-    );
-    let mut restored = restored;
-    restored.stop().await;
-    let whole = Node::on(county.disk.clone(), &city, true).await;
-    whole.submit(10..12).await;
-    whole.sync().await;
-    same(&whole, &city, &whole.origin());
-}
-
-#[tokio::test]
 async fn intake_opens_again_once_the_log_fits() {
     let (mut city, county, _) = replicated(10).await;
     city.stop().await;
@@ -55,9 +20,7 @@ async fn intake_opens_again_once_the_log_fits() {
         .ledger
         .set_intake(Intake::BehindParent(String::new()));
     let city = city.restart().await;
-    let mut intake = county.ledger.intake();
-    let open = intake.wait_for(|intake| *intake == Intake::Open);
-    tokio::time::timeout(LONG, open).await.unwrap().unwrap();
+    county.takes_in().await;
     same(&county, &city, &county.origin());
 }
 
@@ -76,8 +39,7 @@ async fn a_restored_child_that_grew_is_found_out_and_others_go_on() {
     forked
         .until(|n| n.uplink_of(&origin).state == LinkState::Quarantined)
         .await;
-    let intake = forked.ledger.intake().borrow().clone();
-    assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
+    assert!(forked.is_behind());
     let view = city.ledger.log(&origin).unwrap();
     assert_eq!(view.tree.size(), 10);
     let evidence = city
@@ -97,6 +59,12 @@ async fn a_restored_child_that_grew_is_found_out_and_others_go_on() {
     other.submit(0..10).await;
     other.sync().await;
     same(&other, &city, &other.origin());
+    // It does not forget, whether it meets its parent again or not.
+    let mut forked = forked;
+    forked.stop().await;
+    let alone = forked.disk.open().await;
+    let intake = alone.intake().borrow().clone();
+    assert!(matches!(intake, Intake::BehindParent(_)), "{intake:?}");
 }
 
 #[tokio::test]

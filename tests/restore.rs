@@ -1,0 +1,237 @@
+//! Counties that lose what they had: restored from an old copy, or with no disk at all. Real processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a test tells one story from start to end"
+)]
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hefu::{
+    cli::verify,
+    proto::{
+        error::v1::ErrorReason,
+        ledger::v1::GetCheckpointRequest,
+        node::v1::{GetStatusRequest, GetStatusResponse, Health, LinkState},
+        risk::v1::{GetRiskRequest, Risk, SubmitRiskRequest, SubmitRisksRequest},
+    },
+};
+use support::{
+    Clients, Domain, QIDONG,
+    process::{Process, configure, port},
+    risk,
+};
+use tonic::Code;
+
+/// Polls until something shows; a bound that only a failing test meets.
+macro_rules! until {
+    ($looks:expr) => {{
+        let mut tries = 0;
+        loop {
+            if let Some(found) = $looks {
+                break found;
+            }
+            tries += 1;
+            assert!(tries < 3_000, "it never shows: {}", stringify!($looks));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }};
+}
+
+/// A city and a county of it, as processes, with folders that stay.
+struct Scene {
+    domain: Domain,
+    city: PathBuf,
+    county: PathBuf,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let domain = Domain::new();
+        let folder = domain.folder.path().to_owned();
+        let city = configure(&domain, "nantong", &folder.join("city"), None);
+        let above = Some(("nantong", port(&city)));
+        let county = configure(&domain, "qidong", &folder.join("county"), above);
+        Self {
+            domain,
+            city,
+            county,
+        }
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.domain.folder.path().join(name)
+    }
+
+    async fn admin(&self, node: &Process) -> Clients {
+        node.clients(&self.domain, "admin/operator").await
+    }
+
+    async fn agency(&self, node: &Process) -> Clients {
+        node.clients(&self.domain, &format!("agency/{QIDONG}"))
+            .await
+    }
+}
+
+async fn status(admin: &mut Clients) -> GetStatusResponse {
+    let status = admin.node.get_status(GetStatusRequest {}).await;
+    status.unwrap().into_inner()
+}
+
+/// Submits so many risks as a list.
+async fn fill(agency: &mut Clients, prefix: &str, rows: usize) {
+    let rows: Vec<_> = (0..rows).map(|n| risk(&format!("{prefix}-{n}"))).collect();
+    let message = |rows: &[Risk]| SubmitRisksRequest {
+        risks: rows.to_vec(),
+        ..Default::default()
+    };
+    let mut messages: Vec<_> = rows.chunks(500).map(message).collect();
+    messages[0].parent = format!("agencies/{QIDONG}/risks");
+    let answers = agency
+        .risks
+        .submit_risks(futures::stream::iter(messages))
+        .await;
+    let mut answers = answers.unwrap().into_inner();
+    while let Some(answer) = answers.message().await.unwrap() {
+        if let Some(summary) = answer.summary {
+            assert_eq!(summary.created, rows.len() as i64);
+        }
+    }
+}
+
+fn kept(item: &str) -> SubmitRiskRequest {
+    SubmitRiskRequest {
+        risk: Some(risk(item)),
+        request_id: "0191d7a2-5b1e-7c3a-9f00-0000000000a1".to_owned(),
+        ..Default::default()
+    }
+}
+
+async fn checkpoint(node: &mut Clients, origin: &str) -> String {
+    let request = GetCheckpointRequest {
+        origin: origin.to_owned(),
+    };
+    let answer = node.ledger.get_checkpoint(request).await.unwrap();
+    let note: hefu::ledger::note::Note = answer.into_inner().checkpoint.parse().unwrap();
+    note.checkpoint().text()
+}
+
+fn verified(folder: &Path) {
+    let verified = verify::folder(folder).unwrap();
+    assert_eq!(
+        verified.defects,
+        Vec::<String>::new(),
+        "{}",
+        folder.display()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_county_restored_from_an_old_copy_recovers_and_goes_on_as_the_same_log() {
+    let scene = Scene::new();
+    let (data, backup) = (scene.folder("county"), scene.folder("backup"));
+    let city = Process::start(&scene.city);
+    let county = Process::start(&scene.county);
+    fill(&mut scene.agency(&county).await, "OLD", 20).await;
+    assert!(scene.admin(&county).await.sync().await.complete);
+    assert!(county.stop().success());
+    support::copy(&data, &backup);
+
+    let county = Process::start(&scene.county);
+    let mut agency = scene.agency(&county).await;
+    let first = agency.risks.submit_risk(kept("KEPT")).await.unwrap();
+    let first = first.into_inner().receipt.unwrap();
+    fill(&mut agency, "NEW", 6_000).await;
+    let mut admin = scene.admin(&county).await;
+    assert!(admin.sync().await.complete);
+    let before = status(&mut admin).await;
+    assert_eq!(before.size, 6_021);
+    county.kill();
+    std::fs::remove_dir_all(&data).unwrap();
+    support::copy(&backup, &data);
+
+    // Killed again and again while it recovers, it keeps what it has, and takes nothing in.
+    let mut held = 20;
+    for _ in 0..3 {
+        let county = Process::start(&scene.county);
+        let mut admin = scene.admin(&county).await;
+        held = until!(
+            Some(status(&mut admin).await.size).filter(|size| *size > held || held == 6_021)
+        );
+        county.kill();
+    }
+    // A copy that stays old: the city is gone before it has given anything back, and nobody but the county's
+    // own journal says that it is behind.
+    std::fs::remove_dir_all(&data).unwrap();
+    support::copy(&backup, &data);
+    let county = Process::start(&scene.county);
+    let mut admin = scene.admin(&county).await;
+    until!(Some(status(&mut admin).await.size).filter(|size| *size > 20));
+    city.kill();
+    let mut size = status(&mut admin).await.size;
+    county.kill();
+    if size < 6_021 {
+        let county = Process::start(&scene.county);
+        let mut agency = scene.agency(&county).await;
+        let name = risk("OLD-7").name;
+        agency
+            .risks
+            .get_risk(GetRiskRequest { name })
+            .await
+            .unwrap();
+        let error = agency.submit(risk("FORK")).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.reason),
+            (Code::FailedPrecondition, Some(ErrorReason::BehindParent))
+        );
+        let now = status(&mut scene.admin(&county).await).await;
+        assert_eq!(now.health(), Health::ReadOnly);
+        assert!(now.health_reason.contains("restored from an old copy"));
+        size = now.size;
+        county.kill();
+    }
+    println!("stopped in the middle at {size} of 6021, before that at {held}");
+
+    let city = Process::start(&scene.city);
+    let county = Process::start(&scene.county);
+    let mut admin = scene.admin(&county).await;
+    let now = until!(Some(status(&mut admin).await).filter(|now| now.health() == Health::Serving));
+    assert_eq!((&now.origin, now.size), (&before.origin, 6_021));
+    assert_eq!(
+        now.checkpoint, before.checkpoint,
+        "the same log, signed the same"
+    );
+    let mut agency = scene.agency(&county).await;
+    let again = agency.risks.submit_risk(kept("KEPT")).await.unwrap();
+    let again = again.into_inner().receipt.unwrap();
+    assert_eq!(
+        (again.index, again.leaf_hash),
+        (first.index, first.leaf_hash)
+    );
+    agency.submit(risk("AFTER")).await.unwrap();
+    let synced = admin.sync().await;
+    assert!(synced.complete, "{synced:?}");
+    assert_eq!(
+        status(&mut admin).await.uplinks[0].state(),
+        LinkState::Current
+    );
+    let mut above = scene.admin(&city).await;
+    assert_eq!(
+        checkpoint(&mut above, &before.origin).await,
+        checkpoint(&mut admin, "").await
+    );
+    assert!(county.stop().success() && city.stop().success());
+    verified(&data);
+    verified(&scene.folder("city"));
+}
