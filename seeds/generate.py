@@ -9,6 +9,7 @@ import csv
 import io
 import sys
 
+import hazards
 import registers
 import validate
 from world import HERE, World
@@ -32,6 +33,13 @@ INCIDENT = (["name", "title", "report.kind", "report.number", "report.signed_off
             + headed("casualties", registers.PEOPLE) + ["direct_loss_fen", "measures_taken", "note"])
 
 
+HAZARD = (["name", "title", "level", "source", "treatment"] + headed("place", registers.PLACE)
+          + ["description", "criterion"] + headed("unit", registers.UNIT)
+          + ["found_time", "risk", "measure", "duplicate_of"]
+          + headed("rectification", hazards.RECTIFICATION) + ["rectified_time"]
+          + headed("acceptance", hazards.ACCEPTANCE) + ["closing_document", "state", "note"])
+
+
 def encode(header, rows, bom=True):
     """A CSV file's bytes; the byte order mark lets spreadsheet programs see UTF-8."""
     text = io.StringIO()
@@ -47,12 +55,15 @@ def build():
     risks = registers.risks(world)
     measures = registers.measures(risks)
     firsts, laters = registers.incidents(world)
+    found, settled = hazards.hazards(risks, measures)
     return {
         "agencies.csv": encode(AGENCY, world.agencies(), bom=False),
         "risks.csv": encode(RISK, risks),
         "measures.csv": encode(MEASURE, measures),
         "incidents.csv": encode(INCIDENT, firsts),
         "incident-follow-ups.csv": encode(INCIDENT, laters),
+        "hazards.csv": encode(HAZARD, found),
+        "hazard-follow-ups.csv": encode(HAZARD, settled),
     }
 
 

@@ -16,7 +16,8 @@ BOUNDS = {
 }
 ROWS = {"risks.csv": 1280, "measures.csv": 1801, "incidents.csv": 30}
 REGISTERS = {"risks.csv": "risks", "measures.csv": "measures", "incidents.csv": "incidents",
-             "incident-follow-ups.csv": "incidents"}
+             "incident-follow-ups.csv": "incidents", "hazards.csv": "hazards",
+             "hazard-follow-ups.csv": "hazards"}
 LENGTHS = {
     "title": 100, "place.address": 200, "factor": 1000, "basis": 200, "regulator": 120, "note": 1000,
     "description": 4000, "evidence": 500, "course": 4000, "measures_taken": 4000,
@@ -41,6 +42,11 @@ REQUIRED = {
                      "event_type.code place.division place.address occurred_time received_time course",
 }
 REQUIRED["incident-follow-ups.csv"] = REQUIRED["incidents.csv"]
+REQUIRED["hazards.csv"] = REQUIRED["hazard-follow-ups.csv"] = (
+    "name title level source treatment place.division place.address description unit.name found_time state")
+# Where a hazard may go, and how one that is put right on the spot may.
+NEXT = {"REPORTED": "CONFIRMED", "CONFIRMED": "RECTIFYING", "RECTIFYING": "ACCEPTANCE_REQUESTED",
+        "ACCEPTANCE_REQUESTED": "PASSED RECTIFYING", "PASSED": "CLOSED"}
 MOBILE = re.compile(r"(?<!\d)(?:\+?86[- ]?)?1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\d)")
 IDENTITY = re.compile(r"(?<!\d)[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])\d{5}[\dXx](?!\d)")
 NOTE = "合成数据，非真实记录"
@@ -63,7 +69,7 @@ def validate(folder):
         for line, row in enumerate(rows, start=2):
             found = row_faults(name, row, agencies, divisions)
             faults += [f"{name}:{line}: {fault}" for fault in found]
-    return faults + reference_faults(files) + report_faults(files)
+    return faults + reference_faults(files) + report_faults(files) + hazard_faults(files)
 
 
 def agency_faults(folder, agencies, divisions):
@@ -167,6 +173,33 @@ def reference_faults(files):
             faults.append(f"measures.csv: {row['name']} controls no risk of its agency")
     covered = {row["risk"] for row in measures}
     return faults + [f"risks.csv: {name} has no measure" for name in sorted(risks - covered)]
+
+
+def hazard_faults(files):
+    """Hazards that skip a step, name what is not there, or lack what their state asks for."""
+    faults, stood = [], {}
+    names = {row["name"]: row for row in files["risks.csv"] + files["measures.csv"] + files["hazards.csv"]}
+    for row in files["hazards.csv"] + files["hazard-follow-ups.csv"]:
+        name, state = row["name"], row["state"]
+        before = stood.get(name)
+        at_once = before == "REPORTED" and state == "ACCEPTANCE_REQUESTED" and row["treatment"] == "AT_ONCE"
+        if not at_once and state not in (NEXT[before].split() if before else ["REPORTED"]):
+            faults.append(f"{name}: {state} does not follow {before}")
+        stood[name] = state
+        for field in ("risk", "measure", "duplicate_of"):
+            if row[field] and (row[field] not in names or row[field].split("/")[1] != name.split("/")[1]):
+                faults.append(f"{name}: {field} names nothing of its agency")
+        if (row["source"] == "MEASURE_FAILED") != bool(row["measure"]):
+            faults.append(f"{name}: a measure belongs to MEASURE_FAILED, and to no other source")
+        plan = [row[f"rectification.{field}"] for field in
+                ("responsibility", "measures", "funds_fen", "deadline", "contingency_plan")]
+        if row["level"] == "MAJOR" and not (all(plan) and row["criterion"]):
+            faults.append(f"{name}: a major hazard has a criterion and all five elements")
+        if state in ("PASSED", "CLOSED") and row["acceptance.passed"] != "true":
+            faults.append(f"{name}: {state} without acceptance")
+        if row["acceptance.unit"] == row["unit.name"]:
+            faults.append(f"{name}: accepted by the unit that puts it right")
+    return faults
 
 
 def report_faults(files):

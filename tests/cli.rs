@@ -346,3 +346,72 @@ fn an_operator_asks_the_policy_and_revokes_a_certificate() {
     );
     assert_eq!(pki(&["crl"]).0, 0);
 }
+
+#[test]
+fn a_hazard_is_submitted_moved_and_extended_by_command() {
+    let domain = Domain::new();
+    let data = domain.folder.path().join("qidong");
+    let config = configure(&domain, "qidong", &data, None);
+    let node = Process::start(&config);
+    let clerk = format!("agency/{QIDONG}");
+    let file = domain.folder.path().join("hazards.csv");
+    let text = "name,title,level,source,treatment,place.division,place.address,description,unit.name,\
+                found_time,state\n\
+                H-1,通道堵塞,GENERAL,DAILY_CHECK,BY_DEADLINE,320681,启东市试验路1号,安全出口堆物,测试企业（虚构）,\
+                2024-02-18T08:00:00+08:00,REPORTED\n";
+    std::fs::write(&file, text).unwrap();
+    let run = |arguments: &[&str]| hefu(&domain, &clerk, &node, arguments);
+    let submitted = run(&[
+        "submit",
+        "hazards",
+        file.to_str().unwrap(),
+        "--agency",
+        QIDONG,
+    ]);
+    assert_eq!(code(&submitted), 0, "{}", said(&submitted));
+    let name = format!("agencies/{QIDONG}/hazards/H-1");
+    let skipped = run(&["hazard", "move", &name, "--to", "closed"]);
+    assert_ne!(code(&skipped), 0);
+    assert!(said(&skipped).contains("HAZARD_STATE_CONFIRMED") || code(&skipped) == 5);
+    let moved = run(&["hazard", "move", &name, "--to", "confirmed"]);
+    assert!(
+        said(&moved).contains("CONFIRMED, revision 2"),
+        "{}",
+        said(&moved)
+    );
+    let deadline = "rectification.deadline=2024-03-01T18:00:00+08:00";
+    let moved = run(&[
+        "hazard",
+        "move",
+        &name,
+        "--to",
+        "rectifying",
+        "--set",
+        deadline,
+    ]);
+    assert_eq!(code(&moved), 0, "{}", said(&moved));
+    let overdue = run(&["list", "hazards", "--filter", "overdue = true"]);
+    assert!(said(&overdue).contains("H-1"), "{}", said(&overdue));
+    let extended = run(&[
+        "hazard",
+        "extend",
+        &name,
+        "--deadline",
+        "2094-03-01T18:00:00+08:00",
+        "--document",
+        "启应急延〔2024〕1号",
+        "--approved-by",
+        "启东市应急管理局",
+        "--approved",
+        "2024-02-28T09:00:00+08:00",
+        "--reason",
+        "备件到货延迟",
+    ]);
+    assert!(
+        said(&extended).contains("revision 4"),
+        "{}",
+        said(&extended)
+    );
+    let overdue = run(&["list", "hazards", "--filter", "overdue = true"]);
+    assert!(!said(&overdue).contains("H-1"), "{}", said(&overdue));
+}

@@ -27,7 +27,7 @@ use hefu::{
 };
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, ReflectMessage as _, Value};
-use support::{Clients, DOMAIN, Domain, QIDONG, Running, dial, incident, measure, risk};
+use support::{Clients, DOMAIN, Domain, QIDONG, Running, dial, hazard, incident, measure, risk};
 use tonic::{
     Request, Status,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
@@ -152,7 +152,8 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
         (
             "hefu.risk.v1.RiskService"
             | "hefu.measure.v1.MeasureService"
-            | "hefu.incident.v1.IncidentService",
+            | "hefu.incident.v1.IncidentService"
+            | "hefu.hazard.v1.HazardService",
             name,
         ) => {
             let writes = name.starts_with("Submit") || name.starts_with("Withdraw");
@@ -303,6 +304,11 @@ fn record(register: &str, relation: Relation, name: &str) -> Bytes {
             (incident.name, incident.place) = (name.to_owned(), Some(place));
             incident.encode_to_vec()
         }
+        "hazards" => {
+            let mut hazard = hazard("H-1");
+            (hazard.name, hazard.place) = (name.to_owned(), Some(place));
+            hazard.encode_to_vec()
+        }
         other => panic!("the matrix has no record of {other}"),
     }
     .into()
@@ -314,6 +320,7 @@ fn register(method: &MethodDescriptor) -> Option<(&'static str, &'static str)> {
         "hefu.risk.v1.RiskService" => Some(("risks", "R-1")),
         "hefu.measure.v1.MeasureService" => Some(("measures", "M-1")),
         "hefu.incident.v1.IncidentService" => Some(("incidents", "I-1")),
+        "hefu.hazard.v1.HazardService" => Some(("hazards", "H-1")),
         _ => None,
     }
 }
@@ -346,6 +353,7 @@ impl World {
                 ("RiskService/SubmitRisk", "risks", "R-1"),
                 ("MeasureService/SubmitMeasure", "measures", "M-1"),
                 ("IncidentService/SubmitIncident", "incidents", "I-1"),
+                ("HazardService/SubmitHazard", "hazards", "H-1"),
             ] {
                 let name = format!("agencies/{owner}/{register}/{item}");
                 let (service, method) = service.split_once('/').unwrap();
@@ -470,12 +478,12 @@ fn request_of(
         let value = match field.name() {
             "name" => Value::String(name.to_owned()),
             "parent" => Value::String(format!("agencies/{}/{register}", relation.owner())),
-            "risk" | "measure" | "incident" => {
+            "risk" | "measure" | "incident" | "hazard" => {
                 let bytes = record(register, relation, name);
                 let kind = field.kind().as_message().unwrap().clone();
                 Value::Message(DynamicMessage::decode(kind, bytes).unwrap())
             }
-            "risks" | "measures" | "incidents" => {
+            "risks" | "measures" | "incidents" | "hazards" => {
                 let bytes = record(register, relation, name);
                 let kind = field.kind().as_message().unwrap().clone();
                 Value::List(vec![Value::Message(

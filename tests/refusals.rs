@@ -17,13 +17,14 @@ use hefu::{
     gateway::client::Dialer,
     proto::{
         error::v1::ErrorReason,
+        hazard::v1::{Acceptance, Extension, Hazard, SubmitHazardRequest},
         incident::v1::{Incident, SubmitIncidentRequest},
         measure::v1::{Measure, SubmitMeasureRequest},
         risk::v1::{Risk, SubmitRiskRequest},
     },
 };
 use prost::Message as _;
-use support::{Clients, Domain, QIDONG, decoded, dial, foreign, incident, measure, risk};
+use support::{Clients, Domain, QIDONG, decoded, dial, foreign, hazard, incident, measure, risk};
 use tonic::Code;
 
 /// A valid GB 11643 number of nobody: division 320681, born 1980-01-01.
@@ -212,6 +213,113 @@ const INCIDENTS: &[Case<Incident>] = &[
     }),
 ];
 
+const HAZARDS: &[Case<Hazard>] = &[
+    ("hazard.title", "REQUIRED", |h| h.title.clear()),
+    ("hazard.level", "REQUIRED", |h| h.level = 0),
+    ("hazard.source", "UNKNOWN_ENUM", |h| h.source = 99),
+    ("hazard.treatment", "REQUIRED", |h| h.treatment = 0),
+    // A major hazard is not put right on the spot, and has all five elements and its criterion.
+    ("hazard.treatment", "NOT_ALLOWED", |h| h.treatment = 1),
+    ("hazard.criterion", "REQUIRED", |h| h.criterion.clear()),
+    ("hazard.rectification", "REQUIRED", |h| {
+        h.rectification = None
+    }),
+    ("hazard.rectification.responsibility", "REQUIRED", |h| {
+        plan(h).responsibility.clear()
+    }),
+    ("hazard.rectification.measures", "REQUIRED", |h| {
+        plan(h).measures.clear()
+    }),
+    ("hazard.rectification.funds_fen", "REQUIRED", |h| {
+        plan(h).funds_fen = None
+    }),
+    ("hazard.rectification.funds_fen", "OUT_OF_RANGE", |h| {
+        plan(h).funds_fen = Some(-1)
+    }),
+    ("hazard.rectification.deadline", "REQUIRED", |h| {
+        plan(h).deadline = None
+    }),
+    ("hazard.rectification.contingency_plan", "REQUIRED", |h| {
+        plan(h).contingency_plan.clear()
+    }),
+    ("hazard.place.division", "NOT_PERMITTED_DIVISION", |h| {
+        h.place.as_mut().unwrap().division = "320623".into()
+    }),
+    ("hazard.description", "PERSONAL_DATA", |h| {
+        h.description = format!("举报人{}", identity_number())
+    }),
+    ("hazard.unit", "REQUIRED", |h| h.unit = None),
+    ("hazard.found_time", "REQUIRED", |h| h.found_time = None),
+    ("hazard.found_time", "IN_THE_FUTURE", |h| {
+        h.found_time = future()
+    }),
+    ("hazard.risk", "UNKNOWN_REFERENCE", |h| {
+        h.risk = "agencies/rudong-emergency/risks/R-1".into()
+    }),
+    ("hazard.risk", "UNKNOWN_REFERENCE", |h| {
+        h.risk = "agencies/qidong-emergency/measures/M-1".into()
+    }),
+    ("hazard.measure", "REQUIRED", |h| h.source = 9),
+    ("hazard.measure", "NOT_ALLOWED", |h| {
+        h.measure = "agencies/qidong-emergency/measures/M-1".into()
+    }),
+    ("hazard.duplicate_of", "NOT_ALLOWED", |h| {
+        h.duplicate_of = h.name.clone()
+    }),
+    ("hazard.extensions", "NOT_ALLOWED", |h| {
+        h.extensions.push(extension())
+    }),
+    ("hazard.extensions[0].document_number", "REQUIRED", |h| {
+        h.state = 3;
+        h.extensions.push(Extension::default());
+    }),
+    ("hazard.extensions[0].approved_by", "REQUIRED", |h| {
+        h.state = 3;
+        h.extensions.push(Extension::default());
+    }),
+    ("hazard.extensions[0].deadline", "OUT_OF_ORDER", |h| {
+        h.state = 3;
+        let deadline = plan(h).deadline;
+        h.extensions.push(Extension {
+            deadline,
+            ..extension()
+        });
+    }),
+    ("hazard.rectified_time", "REQUIRED", |h| h.state = 4),
+    ("hazard.rectified_time", "OUT_OF_ORDER", |h| {
+        h.rectified_time = Some(stamp(0))
+    }),
+    ("hazard.acceptance", "REQUIRED", |h| h.state = 5),
+    ("hazard.acceptance.unit", "NOT_ALLOWED", |h| {
+        h.acceptance = Some(Acceptance {
+            unit: h.unit.as_ref().unwrap().name.clone(),
+            ..Acceptance::default()
+        });
+    }),
+    ("hazard.acceptance.passed", "NOT_ALLOWED", |h| {
+        h.acceptance = Some(Acceptance::default());
+    }),
+    ("hazard.closing_document", "REQUIRED", |h| h.state = 6),
+    ("hazard.state", "NOT_ALLOWED", |h| h.state = 7),
+    ("hazard.note", "CONTROL_CHARACTER", |h| {
+        h.note = "a\u{7}b".into()
+    }),
+];
+
+fn plan(hazard: &mut Hazard) -> &mut hefu::proto::hazard::v1::Rectification {
+    hazard.rectification.as_mut().unwrap()
+}
+
+fn extension() -> Extension {
+    Extension {
+        document_number: "启应急延〔2024〕1号".into(),
+        approved_by: "启东市应急管理局".into(),
+        approved_time: support::stamp("2024-03-10T09:00:00+08:00"),
+        deadline: support::stamp("2024-04-18T18:00:00+08:00"),
+        reason: "备件到货延迟".into(),
+    }
+}
+
 fn check(field: &str, reason: &str, error: &hefu::services::status::Decoded) {
     assert_eq!(
         error.code,
@@ -271,6 +379,21 @@ async fn every_rule_names_its_field() {
         let error = agency
             .incidents
             .submit_incident(request)
+            .await
+            .map_err(decoded)
+            .unwrap_err();
+        check(field, reason, &error);
+    }
+    for (field, reason, break_it) in HAZARDS {
+        let mut bad = hazard("H-1");
+        break_it(&mut bad);
+        let request = SubmitHazardRequest {
+            hazard: Some(bad),
+            ..Default::default()
+        };
+        let error = agency
+            .hazards
+            .submit_hazard(request)
             .await
             .map_err(decoded)
             .unwrap_err();

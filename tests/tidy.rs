@@ -197,4 +197,5 @@ fn every_register_has_the_same_shapes_as_the_generic_service() {
     assert!(risks.len() > 40);
     assert_eq!(risks, shapes("hefu.measure.v1", "Measure", "Measures"));
     assert_eq!(risks, shapes("hefu.incident.v1", "Incident", "Incidents"));
+    assert_eq!(risks, shapes("hefu.hazard.v1", "Hazard", "Hazards"));
 }

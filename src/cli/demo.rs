@@ -1,5 +1,7 @@
 //! `hefu demo`: a city and its counties on this machine, with real TLS, real data, real proofs.
 
+mod hazard;
+
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
@@ -57,12 +59,21 @@ const COUNTIES: [(&str, &str); 8] = [
     ("haian", "海安市"),
 ];
 /// What the seeds hold in all, by register.
-const TOTALS: [(&str, u64); 3] = [("risks", 1_280), ("measures", 1_801), ("incidents", 30)];
+const TOTALS: [(&str, u64); 4] = [
+    ("risks", 1_280),
+    ("measures", 1_801),
+    ("incidents", 30),
+    ("hazards", 362),
+];
 const AGENCIES: &str = include_str!("../../seeds/agencies.csv");
 const RISKS: &str = include_str!("../../seeds/risks.csv");
 const MEASURES: &str = include_str!("../../seeds/measures.csv");
 const INCIDENTS: &str = include_str!("../../seeds/incidents.csv");
 const FOLLOW_UPS: &str = include_str!("../../seeds/incident-follow-ups.csv");
+const HAZARDS: &str = include_str!("../../seeds/hazards.csv");
+const HAZARD_FOLLOW_UPS: &str = include_str!("../../seeds/hazard-follow-ups.csv");
+/// The hazard whose way from report to closure is shown.
+const HAZARD: &str = "agencies/qidong-emergency/hazards/H-2024-001";
 /// The city has everything by then, or the demonstration has failed.
 const SYNC: Duration = Duration::from_secs(60);
 
@@ -130,6 +141,7 @@ impl Demo {
         );
         let mut wrong = stage.check(&city, &counties).await?;
         wrong.extend(show(&city, &counties)?);
+        wrong.extend(self::hazard::show(&stage, &city).await?);
         for what in &wrong {
             println!("WRONG: {what}");
         }
@@ -384,16 +396,28 @@ fn port(running: &Running) -> String {
 
 /// The rows of the seeds, by agency; incidents in the order in which they were reported.
 struct Rows {
-    lists: BTreeMap<String, [Vec<DynamicMessage>; 3]>,
-    registers: [RegisterApi; 3],
+    lists: BTreeMap<String, [Vec<DynamicMessage>; 4]>,
+    registers: [RegisterApi; 4],
 }
 
 impl Rows {
     fn read() -> Result<Self, CliError> {
         let find = |id: &str| RegisterApi::find(id).ok_or_else(|| other(format!("no {id}")));
-        let registers = [find("risks")?, find("measures")?, find("incidents")?];
-        let files = [(0, RISKS), (1, MEASURES), (2, INCIDENTS), (2, FOLLOW_UPS)];
-        let mut lists: BTreeMap<String, [Vec<DynamicMessage>; 3]> = BTreeMap::new();
+        let registers = [
+            find("risks")?,
+            find("measures")?,
+            find("incidents")?,
+            find("hazards")?,
+        ];
+        let files = [
+            (0, RISKS),
+            (1, MEASURES),
+            (2, INCIDENTS),
+            (2, FOLLOW_UPS),
+            (3, HAZARDS),
+            (3, HAZARD_FOLLOW_UPS),
+        ];
+        let mut lists: BTreeMap<String, [Vec<DynamicMessage>; 4]> = BTreeMap::new();
         for (at, file) in files {
             let register = registers.get(at).ok_or_else(|| other("no register"))?;
             let rows = csv::read(file.as_bytes(), &register.record, str::to_owned);
@@ -480,6 +504,7 @@ fn show(city: &Running, counties: &[Running]) -> Result<Vec<String>, CliError> {
         "risks",
         "measures",
         "incidents",
+        "hazards",
         "cosigned",
         "lag",
     ]);
@@ -495,6 +520,7 @@ fn show(city: &Running, counties: &[Running]) -> Result<Vec<String>, CliError> {
             count("risks"),
             count("measures"),
             count("incidents"),
+            count("hazards"),
             cosigned.to_string(),
             size.saturating_sub(cosigned).to_string(),
         ]);

@@ -188,7 +188,7 @@ impl Incidents {
         taken: LedgerTime,
         now: Timestamp,
     ) -> Option<IncidentAssessment> {
-        let occurred = instant(incident.occurred_time.as_ref())?;
+        let occurred = parts::instant(incident.occurred_time.as_ref())?;
         let hops = self.hops(incident, occurred, now);
         let state = |state: HopState| hops.iter().any(|hop| hop.state() == state);
         let event = incident.event_type.as_ref();
@@ -232,9 +232,9 @@ impl Incidents {
     /// Each hop against its own deadline: the unit's from being told, the authority's from receipt.
     fn hops(&self, incident: &Incident, occurred: Timestamp, now: Timestamp) -> Vec<Hop> {
         let clocks = &self.rules.clocks(occurred).rules;
-        let informed = instant(incident.informed_time.as_ref());
-        let received = instant(incident.received_time.as_ref());
-        let forwarded = instant(incident.forwarded_time.as_ref());
+        let informed = parts::instant(incident.informed_time.as_ref());
+        let received = parts::instant(incident.received_time.as_ref());
+        let forwarded = parts::instant(incident.forwarded_time.as_ref());
         let first = informed.map(|start| {
             hop(
                 HopKind::UnitToAuthority,
@@ -277,10 +277,6 @@ fn hop(
         done_time: done.map(|at| timestamp(at.into())),
         state: state.into(),
     }
-}
-
-fn instant(stamp: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
-    stamp.and_then(|stamp| Timestamp::new(stamp.seconds, stamp.nanos).ok())
 }
 
 /// The reports that may follow: a first one; then follow-ups in order, a final one, corrections, which keep

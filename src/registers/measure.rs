@@ -1,7 +1,7 @@
 //! The control-measure list (管控措施清单).
 
 use super::{
-    About, Context, Link, Register,
+    About, Context, Link, Register, Tie,
     engine::value::{Field, Kind, Value, text, time},
     parts,
 };
@@ -28,11 +28,12 @@ impl Register for Measures {
         field: "measure",
     };
 
-    const LINK: Option<Link<Measure>> = Some(Link {
+    const LINKS: &'static [Link<Measure>] = &[Link {
         register: "risks",
         field: "risk",
+        tie: Tie::Part,
         get: |measure| &measure.risk,
-    });
+    }];
 
     fn name(message: &Measure) -> &str {
         &message.name

@@ -4,6 +4,7 @@
 //! by, and what is derived from a record. Everything else, for all registers alike, is the [`engine`].
 
 pub mod engine;
+mod hazard;
 mod incident;
 mod measure;
 mod parts;
@@ -50,14 +51,42 @@ pub struct Context<'a> {
     pub agency: &'a Agency,
 }
 
-/// A field that names a record of another register, which must be live and of the same agency.
+/// How a record hangs on the one that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tie {
+    /// It is part of that one, which must be live at every submission and is not withdrawn alone. The field
+    /// must be an indexed one.
+    Part,
+    /// It mentions that one, which must be live when it is first named if it is of the same agency. Of
+    /// another agency nothing is asked: the answer would tell what the caller may not read.
+    Mention,
+    /// It is the same thing as that one, of its own register: as a mention, and a record that others name so
+    /// cannot itself be the same as a further one. So no chain leads back to where it began. The field must
+    /// be an indexed one.
+    Same,
+}
+
+/// A field that may name another record.
 pub struct Link<M> {
-    /// The other register.
+    /// The register of the other record.
     pub register: &'static str,
-    /// The field; it must be an indexed one.
+    /// The field.
     pub field: &'static str,
-    /// The name in it.
+    /// How it hangs on it.
+    pub tie: Tie,
+    /// The name in it; empty for none.
     pub get: fn(&M) -> &str,
+}
+
+/// A record that a record names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// The field.
+    pub field: &'static str,
+    /// How.
+    pub tie: Tie,
+    /// The name.
+    pub name: String,
 }
 
 /// A register: what one small file says.
@@ -67,8 +96,8 @@ pub trait Register: Send + Sync + Sized + 'static {
 
     /// Its names.
     const ABOUT: About;
-    /// What its records depend on.
-    const LINK: Option<Link<Self::Message>> = None;
+    /// Which other records its records may name.
+    const LINKS: &'static [Link<Self::Message>] = &[];
 
     /// The resource name of a record.
     fn name(message: &Self::Message) -> &str;
@@ -83,6 +112,14 @@ pub trait Register: Send + Sync + Sized + 'static {
     /// # Errors
     /// A refusal that names the allowed steps.
     fn step(&self, before: Option<&Self::Message>, after: &Self::Message) -> Result<(), Refusal>;
+
+    /// Whether an agency of the caller's kind may bring a record into this state, at all.
+    ///
+    /// # Errors
+    /// A refusal that names the states that it may set.
+    fn permits(&self, _: &Self::Message, _: &Context<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
 
     /// The fields that a withdrawal sets; they are appended to the standing bytes.
     fn withdrawal() -> Self::Message;
@@ -104,10 +141,11 @@ pub trait AnyRegister: Send + Sync {
     /// The name in a record's bytes; `None` where they have no valid one of this register.
     fn name(&self, record: &[u8]) -> Option<RecordName>;
 
-    /// As [`Register::validate`], from bytes.
+    /// As [`Register::validate`] and then [`Register::permits`], from bytes.
     ///
     /// # Errors
-    /// [`crate::types::Reason::RequestMalformed`], [`crate::types::Reason::FieldInvalid`].
+    /// [`crate::types::Reason::RequestMalformed`], [`crate::types::Reason::FieldInvalid`],
+    /// [`crate::types::Reason::TransitionNotAllowed`].
     fn validate(&self, record: &[u8], context: &Context<'_>) -> Result<RecordName, Refusal>;
 
     /// As [`Register::step`], from bytes.
@@ -122,11 +160,11 @@ pub trait AnyRegister: Send + Sync {
     /// As [`Register::assess`], from bytes.
     fn assess(&self, record: &[u8], taken: LedgerTime, now: Timestamp) -> Option<Vec<u8>>;
 
-    /// The register that this one's records depend on, and the name of the record in question.
-    fn link(&self, record: &[u8]) -> Option<(RegisterId, String)>;
+    /// The records that a record names.
+    fn links(&self, record: &[u8]) -> Vec<Linked>;
 
-    /// The index prefix under which records that depend on `name` lie; `None` if none can.
-    fn dependents(&self, name: &RecordName) -> Option<Vec<u8>>;
+    /// The index prefixes under which records lie that name `name` with such a tie.
+    fn naming(&self, name: &RecordName, tie: Tie) -> Vec<Vec<u8>>;
 
     /// The index keys of a record.
     fn index_keys(&self, name: &RecordName, record: &[u8]) -> Vec<Vec<u8>>;
@@ -154,12 +192,16 @@ impl Registers {
     /// All registers, over this reference data.
     #[must_use]
     pub fn new(divisions: Arc<DivisionTable>, rules: Arc<RuleTable>) -> Self {
-        let all: [Box<dyn AnyRegister>; 3] = [
+        let all: [Box<dyn AnyRegister>; 4] = [
             Box::new(Erased(risk::Risks {
                 divisions: divisions.clone(),
             })),
             Box::new(Erased(measure::Measures)),
-            Box::new(Erased(incident::Incidents { divisions, rules })),
+            Box::new(Erased(incident::Incidents {
+                divisions: divisions.clone(),
+                rules: rules.clone(),
+            })),
+            Box::new(Erased(hazard::Hazards { divisions, rules })),
         ];
         // The ids are constants of this crate; a test parses each.
         Self(

@@ -6,7 +6,7 @@ use super::Context;
 use crate::{
     proto::r#type::v1 as pb,
     types::{
-        Coordinates, Datum, DivisionTable, FieldReason, Uscc, Violations, beijing_date,
+        Coordinates, Datum, DivisionTable, FieldReason, RecordName, Uscc, Violations, beijing_date,
         check_division, check_uscc, not_in_future, optional_office_phone, optional_text,
         parse_timestamp, required_text,
     },
@@ -123,6 +123,52 @@ pub fn past(
     let time = time(v, field, stamp)?;
     not_in_future(v, field, time, context.now);
     Some(time)
+}
+
+/// A required time that has passed.
+pub fn required_past(
+    v: &mut Violations,
+    field: &str,
+    stamp: Option<&Stamp>,
+    context: &Context<'_>,
+) -> Option<jiff::Timestamp> {
+    if stamp.is_none() {
+        v.required(field);
+    }
+    past(v, field, stamp, context)
+}
+
+/// A time of a message, where it is one.
+#[must_use]
+pub fn instant(stamp: Option<&Stamp>) -> Option<jiff::Timestamp> {
+    stamp.and_then(|stamp| jiff::Timestamp::new(stamp.seconds, stamp.nanos).ok())
+}
+
+/// The name of a record of that register, where one is given.
+pub fn record(v: &mut Violations, field: &str, text: &str, register: &str) -> Option<RecordName> {
+    let name: RecordName = v.parse_optional(field, text)?;
+    if name.register().as_str() != register {
+        let en = format!("must be agencies/{{agency}}/{register}/{{item}}");
+        let zh = format!("应为 agencies/{{单位}}/{register}/{{编号}}");
+        v.field(field, FieldReason::UnknownReference, en, zh);
+        return None;
+    }
+    Some(name)
+}
+
+/// As [`record`], of the submitting agency.
+pub fn own_record(
+    v: &mut Violations,
+    field: &str,
+    text: &str,
+    register: &str,
+    context: &Context<'_>,
+) {
+    let name = record(v, field, text, register);
+    if name.is_some_and(|name| *name.agency() != context.agency.id) {
+        let (en, zh) = ("must name a record of the same agency", "应为本单位的记录");
+        v.field(field, FieldReason::UnknownReference, en, zh);
+    }
 }
 
 /// A number of days, 0 for none.

@@ -1,6 +1,6 @@
 //! The only place that makes a gRPC status.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use prost::Message as _;
 use prost_types::Any;
@@ -67,10 +67,7 @@ pub fn status(refusal: Refusal) -> Status {
         ErrorInfo::new(
             refusal.reason.as_str(),
             DOMAIN,
-            refusal
-                .metadata
-                .into_iter()
-                .collect::<std::collections::HashMap<_, _>>(),
+            refusal.metadata.into_iter().collect::<HashMap<_, _>>(),
         )
         .into(),
     ];
@@ -225,6 +222,8 @@ pub struct Decoded {
     pub zh: String,
     /// Broken fields: path, reason, English, Chinese.
     pub violations: Vec<(String, String, String, String)>,
+    /// Facts for programs, such as the allowed states.
+    pub metadata: HashMap<String, String>,
     /// When a retry makes sense.
     pub retry_after: Option<Duration>,
 }
@@ -238,6 +237,7 @@ pub fn decode(status: &Status) -> Decoded {
         en: status.message().to_owned(),
         zh: String::new(),
         violations: Vec::new(),
+        metadata: HashMap::new(),
         retry_after: None,
     };
     for any in pb::Status::decode(status.details())
@@ -256,6 +256,7 @@ fn read_detail(any: &Any, decoded: &mut Decoded) {
             let info = pb::ErrorInfo::decode(bytes).unwrap_or_default();
             let name = format!("ERROR_REASON_{}", info.reason);
             decoded.reason = ErrorReason::from_str_name(&name).filter(|_| info.domain == DOMAIN);
+            decoded.metadata = info.metadata;
         }
         "google.rpc.BadRequest" => {
             let request = pb::BadRequest::decode(bytes).unwrap_or_default();

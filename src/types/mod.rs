@@ -49,8 +49,8 @@ pub use reason::FieldReason;
 pub use refusal::{Reason, Refusal};
 pub use request::RequestId;
 pub use rules::{
-    Authority, Clocks, CorrectionWindow, Edition, Grades, Ordinary, RuleError, RuleTable,
-    Threshold, TypePrefix,
+    Authority, Clocks, CorrectionWindow, Decisions, Edition, Grades, Ordinary, RuleError,
+    RuleTable, Threshold, TypePrefix,
 };
 pub use sector::Sector;
 pub use table::TableError;

@@ -6,6 +6,7 @@
 //! Beijing.
 
 mod accident;
+mod duty;
 mod edition;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ pub use self::accident::{
     Authority, Clocks, CorrectionWindow, Grades, Ordinary, Threshold, TypePrefix,
 };
 use self::accident::{check_clocks, check_grades, check_window};
+pub use self::duty::Decisions;
+use self::duty::check_decisions;
 pub use self::edition::Edition;
 use self::edition::{Editions, editions, line_of};
 use super::grade::{AccidentGrade, AccidentLosses, EventType};
@@ -51,12 +54,13 @@ pub enum RuleError {
     },
 }
 
-/// The dated rules that incidents are judged by.
+/// The dated rules that records are judged by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleTable {
     accident_grades: Editions<Grades>,
     reporting_clocks: Editions<Clocks>,
     correction_windows: Editions<CorrectionWindow>,
+    hazard_decisions: Editions<Decisions>,
 }
 
 impl RuleTable {
@@ -95,6 +99,12 @@ impl RuleTable {
                 file.correction_windows,
                 check_window,
             )?,
+            hazard_decisions: editions(
+                text,
+                "hazard_decisions",
+                file.hazard_decisions,
+                check_decisions,
+            )?,
         })
     }
 
@@ -122,6 +132,12 @@ impl RuleTable {
         self.correction_windows.at(occurred)
     }
 
+    /// Who may accept and close hazards at a time.
+    #[must_use]
+    pub fn hazard_decisions(&self, at: Timestamp) -> &Edition<Decisions> {
+        self.hazard_decisions.at(at)
+    }
+
     /// The first instant at which a change of casualties is no longer part of the report.
     #[must_use]
     pub fn correction_deadline(&self, event_type: &EventType, occurred: Timestamp) -> Timestamp {
@@ -141,4 +157,6 @@ struct File {
     reporting_clocks: Vec<Spanned<Edition<Clocks>>>,
     #[serde(default)]
     correction_windows: Vec<Spanned<Edition<CorrectionWindow>>>,
+    #[serde(default)]
+    hazard_decisions: Vec<Spanned<Edition<Decisions>>>,
 }

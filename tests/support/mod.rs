@@ -20,6 +20,10 @@ use hefu::{
     ledger::Ledger,
     node::{Node, NodeError},
     proto::{
+        hazard::v1::{
+            Hazard, HazardLevel, HazardSource, HazardState, HazardTreatment, Rectification,
+            hazard_service_client::HazardServiceClient,
+        },
         incident::v1::{
             Casualties, EventClass, EventType, Incident, Report, ReportKind,
             incident_service_client::IncidentServiceClient,
@@ -274,6 +278,7 @@ pub struct Clients {
     pub risks: RiskServiceClient<Channel>,
     pub measures: MeasureServiceClient<Channel>,
     pub incidents: IncidentServiceClient<Channel>,
+    pub hazards: HazardServiceClient<Channel>,
     pub ledger: LedgerServiceClient<Channel>,
     pub node: NodeServiceClient<Channel>,
     pub channel: Channel,
@@ -285,6 +290,7 @@ impl Clients {
             risks: RiskServiceClient::new(channel.clone()),
             measures: MeasureServiceClient::new(channel.clone()),
             incidents: IncidentServiceClient::new(channel.clone()),
+            hazards: HazardServiceClient::new(channel.clone()),
             ledger: LedgerServiceClient::new(channel.clone()),
             node: NodeServiceClient::new(channel.clone()),
             channel,
@@ -373,7 +379,7 @@ pub fn measure(item: &str, risk: &str) -> Measure {
     }
 }
 
-fn stamp(text: &str) -> Option<prost_types::Timestamp> {
+pub fn stamp(text: &str) -> Option<prost_types::Timestamp> {
     let time: jiff::Timestamp = text.parse().unwrap();
     Some(prost_types::Timestamp {
         seconds: time.as_second(),
@@ -408,6 +414,32 @@ pub fn incident(item: &str) -> Incident {
             ..Casualties::default()
         }),
         ..Incident::default()
+    }
+}
+
+/// A valid hazard, just reported: a major one with its five elements.
+pub fn hazard(item: &str) -> Hazard {
+    Hazard {
+        name: format!("agencies/{QIDONG}/hazards/{item}"),
+        title: "储罐区联锁未投用".into(),
+        level: HazardLevel::Major.into(),
+        source: HazardSource::Enforcement.into(),
+        treatment: HazardTreatment::ByDeadline.into(),
+        place: Some(place()),
+        description: "高液位联锁长期摘除，未办理审批".into(),
+        criterion: "联锁未投用，属重大事故隐患（测试）".into(),
+        unit: Some(unit()),
+        found_time: stamp("2024-02-18T08:00:00+08:00"),
+        rectification: Some(Rectification {
+            responsibility: "启东测试企业（虚构）安全总监".into(),
+            measures: "恢复联锁，逐台试验".into(),
+            funds_fen: Some(20_000_000),
+            funds_approximate: true,
+            deadline: stamp("2024-03-18T18:00:00+08:00"),
+            contingency_plan: "停用储罐，专人值守".into(),
+        }),
+        state: HazardState::Reported.into(),
+        ..Hazard::default()
     }
 }
 

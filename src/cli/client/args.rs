@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Client, ClientError};
+use super::{Client, ClientError, hazard::HazardCommand};
 use crate::gateway::client::{ClientFiles, Dialer};
 
 /// Which node, and as whom.
@@ -72,7 +72,7 @@ pub enum Command {
         hefu submit risks risks.csv --complete   # also withdraws what the list no longer names"
     )]
     Submit {
-        /// The register: risks, measures, incidents
+        /// The register: risks, measures, incidents, hazards
         register: String,
         /// The file; - reads standard input. Its header names fields, such as place.latitude
         file: PathBuf,
@@ -97,6 +97,16 @@ pub enum Command {
         /// Completes bare item numbers in the name column
         #[arg(long)]
         agency: Option<String>,
+    },
+    /// Move one hazard along its way to closure
+    #[command(
+        after_help = "Example:\n  hefu hazard move agencies/qidong-emergency/hazards/H-2024-001 --to \
+        rectifying"
+    )]
+    Hazard {
+        /// What is done to it
+        #[command(subcommand)]
+        command: HazardCommand,
     },
     /// Read one record
     #[command(after_help = "Example:\n  hefu get agencies/qidong-emergency/risks/R-2024-0001")]

@@ -16,7 +16,7 @@ use super::{
     args::{Command, Connection, Output},
     board, csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
-    method, table,
+    hazard, method, table,
 };
 use crate::{
     cli::{Exit, verify},
@@ -55,6 +55,7 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
                 .await
         }
         Command::Report { file, agency } => shown.report(&file, agency.as_deref()).await,
+        Command::Hazard { command } => hazard::run(command, &client, connection.output).await,
         Command::Get { name } => shown.get(&name).await,
         Command::List {
             register,
@@ -64,8 +65,7 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
             limit,
             withdrawn,
         } => {
-            let register = find(&register)?;
-            let parent = format!("agencies/{agency}/{}", register.id);
+            let (register, parent) = collection(&register, &agency)?;
             shown
                 .list(&register, &parent, &filter, &order_by, limit, withdrawn)
                 .await
@@ -79,8 +79,7 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
             from_start,
             count,
         } => {
-            let register = find(&register)?;
-            let parent = format!("agencies/{agency}/{}", register.id);
+            let (register, parent) = collection(&register, &agency)?;
             shown
                 .watch(&register, &parent, &filter, from, from_start, count)
                 .await
@@ -109,6 +108,13 @@ fn find(register: &str) -> Result<RegisterApi, ClientError> {
             known.join(", ")
         ))
     })
+}
+
+/// A register, and one agency's collection in it.
+fn collection(register: &str, agency: &str) -> Result<(RegisterApi, String), ClientError> {
+    let register = find(register)?;
+    let parent = format!("agencies/{agency}/{}", register.id);
+    Ok((register, parent))
 }
 
 fn of_name(name: &str) -> Result<RegisterApi, ClientError> {

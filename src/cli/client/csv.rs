@@ -1,7 +1,8 @@
 //! CSV rows as messages: a header cell is the path of a field, such as `place.latitude`.
 
 use prost_reflect::{
-    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, Value,
+    Cardinality, DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor,
+    ReflectMessage as _, Value,
 };
 
 /// Mistakes that are told at once.
@@ -84,6 +85,18 @@ fn column(record: &MessageDescriptor, path: &str) -> Option<Column> {
         fields.push(field);
     }
     at.is_none().then_some(Column(fields))
+}
+
+/// Sets one field of a message from a cell; `path` as in a header.
+///
+/// # Errors
+/// What is wrong with the path or the cell, for a person.
+pub fn set_cell(message: &mut DynamicMessage, path: &str, cell: &str) -> Result<(), String> {
+    let descriptor = message.descriptor();
+    let found = column(&descriptor, path);
+    let found = found.ok_or_else(|| format!("no field {path} in {}", descriptor.name()))?;
+    let set = found.set(message, cell);
+    set.map_err(|why| format!("{path}: {why}"))
 }
 
 impl Column {
@@ -228,6 +241,12 @@ mod tests {
                 "incidents",
                 include_str!("../../../seeds/incident-follow-ups.csv"),
                 46,
+            ),
+            ("hazards", include_str!("../../../seeds/hazards.csv"), 362),
+            (
+                "hazards",
+                include_str!("../../../seeds/hazard-follow-ups.csv"),
+                564,
             ),
         ] {
             assert_eq!(rows(id, text).unwrap().len(), count, "{id}");

@@ -5,6 +5,7 @@ pub mod board;
 pub mod commands;
 pub mod csv;
 pub mod dynamic;
+mod hazard;
 pub mod table;
 
 use futures::{Stream, StreamExt as _};

@@ -69,15 +69,7 @@ fn brief(message: &DynamicMessage) -> Vec<(String, String)> {
         }
         let value = message.get_field(&field);
         let cell = match (field.kind(), value.as_ref()) {
-            (Kind::Enum(values), Value::EnumNumber(number)) => {
-                let zero = values.default_value().name().to_owned();
-                let prefix = zero
-                    .strip_suffix("UNSPECIFIED")
-                    .unwrap_or_default()
-                    .to_owned();
-                let name = values.get_value(*number).map(|v| v.name().to_owned());
-                name.map(|name| name.trim_start_matches(&prefix).to_owned())
-            }
+            (Kind::Enum(_), _) => enum_name(message, field.name()),
             (Kind::String, Value::String(text)) if field.name() == "title" => Some(cut(text)),
             (Kind::String, Value::String(text)) if field.name() == "risk" => {
                 Some(text.rsplit('/').next().unwrap_or_default().to_owned())
@@ -97,6 +89,20 @@ fn brief(message: &DynamicMessage) -> Vec<(String, String)> {
         }
     }
     cells
+}
+
+/// The value of an enum field, without the prefix that all of its values share.
+#[must_use]
+pub fn enum_name(message: &DynamicMessage, field: &str) -> Option<String> {
+    let field = message.descriptor().get_field_by_name(field)?;
+    let value = message.get_field(&field);
+    let (Kind::Enum(values), Value::EnumNumber(number)) = (field.kind(), value.as_ref()) else {
+        return None;
+    };
+    let zero = values.default_value().name().to_owned();
+    let prefix = zero.strip_suffix("UNSPECIFIED").unwrap_or_default();
+    let name = values.get_value(*number)?.name().to_owned();
+    Some(name.strip_prefix(prefix).unwrap_or(&name).to_owned())
 }
 
 fn cut(text: &str) -> String {

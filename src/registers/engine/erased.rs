@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use prost::Message as _;
 
 use super::{
-    super::{About, AnyRegister, Context, Register},
+    super::{About, AnyRegister, Context, Link, Linked, Register, Tie},
     filter::{Condition, Filter},
     index,
     value::{Field, Seen, Value},
 };
 use crate::{
     ledger::entry::StoredEntry,
-    types::{FieldReason, LedgerTime, Reason, RecordName, Refusal, RegisterId, Violations},
+    types::{FieldReason, LedgerTime, Reason, RecordName, Refusal, Violations},
 };
 
 /// What every record begins with. Reading it alone costs a fraction of reading the record.
@@ -76,7 +76,9 @@ impl<R: Register> AnyRegister for Erased<R> {
             self.0.validate(&message, context, &mut record);
             name
         };
-        v.into_complete(name).map_err(Refusal::from)
+        let name = v.into_complete(name).map_err(Refusal::from)?;
+        self.0.permits(&message, context)?;
+        Ok(name)
     }
 
     fn step(&self, before: Option<&[u8]>, after: &[u8]) -> Result<(), Refusal> {
@@ -95,22 +97,32 @@ impl<R: Register> AnyRegister for Erased<R> {
         self.0.assess(&R::Message::decode(record).ok()?, taken, now)
     }
 
-    fn link(&self, record: &[u8]) -> Option<(RegisterId, String)> {
-        let link = R::LINK.as_ref()?;
-        let message = R::Message::decode(record).ok()?;
-        Some((link.register.parse().ok()?, (link.get)(&message).to_owned()))
+    fn links(&self, record: &[u8]) -> Vec<Linked> {
+        if R::LINKS.is_empty() {
+            return Vec::new();
+        }
+        let Ok(message) = R::Message::decode(record) else {
+            return Vec::new();
+        };
+        let linked = |link: &Link<R::Message>| Linked {
+            field: link.field,
+            tie: link.tie,
+            name: (link.get)(&message).to_owned(),
+        };
+        let links = R::LINKS.iter().map(linked);
+        links.filter(|linked| !linked.name.is_empty()).collect()
     }
 
-    fn dependents(&self, name: &RecordName) -> Option<Vec<u8>> {
-        let link = R::LINK
-            .as_ref()
-            .filter(|link| link.register == name.register().as_str())?;
+    fn naming(&self, name: &RecordName, tie: Tie) -> Vec<Vec<u8>> {
+        let such = R::LINKS
+            .iter()
+            .filter(|link| link.tie == tie && link.register == name.register().as_str());
         let value = Value::Text(name.to_string().into());
-        Some(index::exact(
-            R::ABOUT.id,
-            self.index_of(link.field)?,
-            &value,
-        ))
+        such.filter_map(|link| {
+            let number = self.index_of(link.field)?;
+            Some(index::exact(R::ABOUT.id, number, &value))
+        })
+        .collect()
     }
 
     fn index_keys(&self, name: &RecordName, record: &[u8]) -> Vec<Vec<u8>> {

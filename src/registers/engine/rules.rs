@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::{super::Registers, index};
+use super::{
+    super::{AnyRegister, Linked, Registers, Tie},
+    index,
+};
 use crate::{
     ledger::{
         head::Head,
@@ -13,7 +16,7 @@ use crate::{
         staged::StateRead,
     },
     storage::{Batch, KeyRange, StorageError},
-    types::{Reason, RecordName, Refusal, RegisterId},
+    types::{FieldReason, Reason, RecordName, Refusal, RegisterId, Violations},
 };
 
 /// Dependents that a refusal names.
@@ -33,9 +36,7 @@ impl Rules for Registers {
             Intent::Submit(record) => {
                 let before = change.standing.filter(|(_, withdrawn)| !withdrawn);
                 register.step(before.map(|(bytes, _)| bytes.as_ref()), record)?;
-                if let Some((_, name)) = register.link(record) {
-                    check_link(state, &name, register.about().field)?;
-                }
+                self.check_links(state, register, change.name, before, record)?;
                 Ok(Judgement {
                     record: record.clone(),
                     cascade: Vec::new(),
@@ -90,23 +91,38 @@ impl Registers {
     ) -> Result<Vec<RecordName>, StorageError> {
         let mut found = Vec::new();
         for (id, register) in self.iter() {
-            let Some(prefix) = register.dependents(name) else {
-                continue;
-            };
-            for pair in state.scan(KeyRange::prefix(&prefix)) {
-                let (key, _) = pair?;
-                let Some(dependent) = index::name(id.as_str(), &key) else {
-                    continue;
-                };
-                if is_live(state, &dependent)? {
-                    found.push(dependent);
-                }
-                if found.len() >= MAX_FOUND {
-                    return Ok(found);
-                }
+            for prefix in register.naming(name, Tie::Part) {
+                live_under(state, id, &prefix, MAX_FOUND, &mut found)?;
             }
         }
         Ok(found)
+    }
+
+    /// Every record that a record names must be there, as far as its tie asks for that.
+    fn check_links(
+        &self,
+        state: &dyn StateRead,
+        register: &dyn AnyRegister,
+        name: &RecordName,
+        before: Option<(&Bytes, bool)>,
+        record: &[u8],
+    ) -> Result<(), JudgeError> {
+        let named = register.links(record);
+        if named.is_empty() {
+            return Ok(());
+        }
+        let stood = before.map(|(bytes, _)| register.links(bytes));
+        let stood = stood.unwrap_or_default();
+        for linked in named {
+            if linked.tie != Tie::Part && stood.contains(&linked) {
+                continue;
+            }
+            check_live(state, name, &linked, register.about().field)?;
+            if linked.tie == Tie::Same {
+                check_unnamed(state, register, name, linked.field)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -117,20 +133,73 @@ fn is_live(state: &dyn StateRead, name: &RecordName) -> Result<bool, StorageErro
         .is_some_and(|head| !head.withdrawn))
 }
 
-fn check_link(state: &dyn StateRead, name: &str, field: &str) -> Result<(), JudgeError> {
+/// Live records with an index key of that prefix, up to `most` in all.
+fn live_under(
+    state: &dyn StateRead,
+    register: &RegisterId,
+    prefix: &[u8],
+    most: usize,
+    found: &mut Vec<RecordName>,
+) -> Result<(), StorageError> {
+    for pair in state.scan(KeyRange::prefix(prefix)) {
+        let (key, _) = pair?;
+        let Some(name) = index::name(register.as_str(), &key) else {
+            continue;
+        };
+        if found.len() >= most {
+            break;
+        }
+        if is_live(state, &name)? {
+            found.push(name);
+        }
+    }
+    Ok(())
+}
+
+fn check_live(
+    state: &dyn StateRead,
+    of: &RecordName,
+    linked: &Linked,
+    field: &str,
+) -> Result<(), JudgeError> {
     // Validation has parsed it; bytes that skipped validation cannot get here.
-    let parsed: Option<RecordName> = name.parse().ok();
-    let live = parsed
-        .as_ref()
-        .map(|name| is_live(state, name))
-        .transpose()?;
-    if live == Some(true) {
+    let parsed: Option<RecordName> = linked.name.parse().ok();
+    let live = match &parsed {
+        Some(name) if linked.tie != Tie::Part && name.agency() != of.agency() => true,
+        Some(name) => is_live(state, name)?,
+        None => false,
+    };
+    if live {
         return Ok(());
     }
     Err(Refusal::new(Reason::ReferenceMissing)
-        .because(name, name)
-        .with("field", field)
+        .because(&linked.name, &linked.name)
+        .with("field", format!("{field}.{}", linked.field))
         .into())
+}
+
+/// A record that others say is the same as theirs stays the one that they mean.
+fn check_unnamed(
+    state: &dyn StateRead,
+    register: &dyn AnyRegister,
+    name: &RecordName,
+    field: &str,
+) -> Result<(), JudgeError> {
+    let mut found = Vec::new();
+    for prefix in register.naming(name, Tie::Same) {
+        live_under(state, name.register(), &prefix, 1, &mut found)?;
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let mut v = Violations::new();
+    let (en, zh) = (
+        "is set on a record that others name as theirs: leave it empty here, and let them name the other one",
+        "已有记录以本记录为原件：此处留空，改由它们指向另一条",
+    );
+    let path = format!("{}.{field}", register.about().field);
+    v.field(&path, FieldReason::NotAllowed, en, zh);
+    Err(Refusal::from(v).into())
 }
 
 fn live_dependents(dependents: &[RecordName]) -> Refusal {
