@@ -1,14 +1,18 @@
 //! The composition root: open what a configuration names, bind, serve, drain.
 
 mod data;
+mod keys;
 mod reference;
+mod upkeep;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use self::{keys::KeysWatch, upkeep::Upkeep};
 pub use data::{DataFolder, Stores};
 use jiff::Timestamp;
+pub use keys::KEYS_CHECK;
 pub use reference::{RULES_CHECK, Reference};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -18,6 +22,8 @@ use crate::{
     config::{Config, ConfigError, ReplicationMode},
     gateway::{
         client::{DialError, Dialer},
+        connections::Connections,
+        keys::Keys,
         serve,
         stack::Gate,
         tls::{Credentials, TlsError},
@@ -101,6 +107,8 @@ struct Watching {
     rules: watch::Sender<Arc<Rules>>,
     /// Why the newest files are not in force.
     failed: watch::Sender<Option<String>>,
+    /// Why the newest certificates are not in force.
+    keys_failed: watch::Sender<Option<String>>,
 }
 
 impl Watching {
@@ -109,6 +117,15 @@ impl Watching {
             registers: registers.clone(),
             rules: watch::Sender::new(Arc::new(reference.access())),
             failed: watch::Sender::new(None),
+            keys_failed: watch::Sender::new(None),
+        }
+    }
+
+    fn upkeep(&self, connections: Arc<Connections>) -> Upkeep {
+        Upkeep {
+            connections,
+            rules_failed: self.failed.subscribe(),
+            keys_failed: self.keys_failed.subscribe(),
         }
     }
 }
@@ -116,7 +133,8 @@ impl Watching {
 /// A node that is open and bound, and not yet serving.
 pub struct Node {
     listener: TcpListener,
-    server: rustls::ServerConfig,
+    connections: Arc<Connections>,
+    upkeep: Upkeep,
     gate: Gate,
     routes: Routes,
     health: HealthReporter,
@@ -136,20 +154,12 @@ impl Node {
     pub async fn open(config: Config) -> Result<Self, NodeError> {
         let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let credentials = Credentials::of(&config.tls)?;
-        let holder = credentials.holder(&domain)?;
-        if holder.identity.node() != Some(&id) {
-            let text = format!("{} is not the certificate of node {id}", holder.identity);
-            return Err(TlsError::Setup(text).into());
-        }
-        Self::assemble(config, &credentials, holder.end).await
+        credentials.of_node(&id, &domain)?;
+        Self::assemble(config, Keys::new(credentials)?).await
     }
 
     /// Puts together what a node consists of, bottom up.
-    async fn assemble(
-        config: Config,
-        credentials: &Credentials,
-        certificate_end: Timestamp,
-    ) -> Result<Self, NodeError> {
+    async fn assemble(config: Config, keys: Keys) -> Result<Self, NodeError> {
         let (id, domain) = (config.node_id()?, config.trust_domain()?);
         let reference = Reference::load(&config)?;
         let data = DataFolder::create(&config.node.data)?;
@@ -161,7 +171,7 @@ impl Node {
         let board = board(&config, &ledger, &clock)?;
         let mode = config.parent.as_ref().map(|parent| parent.mode);
         let continuous = mode == Some(ReplicationMode::Continuous);
-        let uplink = uplink(&config, credentials, board.clone(), continuous)?;
+        let uplink = uplink(&config, keys.clone(), board.clone(), continuous)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
@@ -181,16 +191,17 @@ impl Node {
             clock: clock.clone(),
             trust_domain: domain.clone(),
         });
+        let connections = Connections::new(keys);
+        let upkeep = watching.upkeep(connections.clone());
         let nodes = Nodes {
             shared: shared.clone(),
             node: id.clone(),
             started: Timestamp::now(),
-            certificate_end,
+            upkeep: Box::new(upkeep.clone()),
             uplink: uplink.clone(),
             board: board.clone(),
             data: config.node.data.clone(),
             watermark: config.storage.watermark_mib * 1024 * 1024,
-            rules_failed: watching.failed.subscribe(),
         };
         let mirror = Mirror::new(board, Arc::new(access.clone()), stop.clone());
         let (routes, health) = services::routes(shared, nodes, mirror, methods.clone())
@@ -198,10 +209,10 @@ impl Node {
         let address = config.node.listen;
         let bound = TcpListener::bind(address).await;
         let listener = bound.map_err(|cause| NodeError::Bind { address, cause })?;
-        let server = credentials.server()?;
         Ok(Self {
             listener,
-            server,
+            connections,
+            upkeep,
             gate: Gate {
                 access,
                 methods,
@@ -240,6 +251,33 @@ impl Node {
         self.uplink.clone()
     }
 
+    /// What runs beside serving, until dropped.
+    fn beside(&self) -> Result<JoinSet<()>, NodeError> {
+        let (watching, trail) = (&self.watching, &self.gate.trail);
+        let mut beside = JoinSet::new();
+        beside.spawn(watch_space(
+            self.ledger.clone(),
+            self.config.node.data.clone(),
+            self.config.storage.watermark_mib * 1024 * 1024,
+        ));
+        beside.spawn(reference::watch_rules(
+            self.config.reference.clone(),
+            watching.registers.clone(),
+            watching.rules.clone(),
+            watching.failed.clone(),
+            trail.clone(),
+        ));
+        let keys = KeysWatch::new(
+            &self.config,
+            self.connections.keys().clone(),
+            watching.keys_failed.clone(),
+            trail.clone(),
+        )?;
+        beside.spawn(keys.run());
+        beside.spawn(self.upkeep.clone().remind());
+        Ok(beside)
+    }
+
     /// Serves until `shutdown` ends, drains, and makes everything durable.
     ///
     /// # Errors
@@ -269,18 +307,7 @@ impl Node {
             // an old copy; one that does not answer is not waited for.
             let _ = tokio::time::timeout(GREETING, uplink.met()).await;
         }
-        let space = tokio::spawn(watch_space(
-            self.ledger.clone(),
-            self.config.node.data.clone(),
-            self.config.storage.watermark_mib * 1024 * 1024,
-        ));
-        let rules = tokio::spawn(reference::watch_rules(
-            self.config.reference.clone(),
-            self.watching.registers,
-            self.watching.rules,
-            self.watching.failed,
-            trail.clone(),
-        ));
+        let beside = self.beside()?;
         self.health
             .set_service_status("", ServingStatus::Serving)
             .await;
@@ -294,7 +321,7 @@ impl Node {
         let domain = self.config.trust_domain()?;
         let served = serve::serve(
             self.listener,
-            self.server,
+            self.connections,
             domain,
             self.gate,
             self.routes,
@@ -303,8 +330,7 @@ impl Node {
         )
         .await;
         stop.cancel();
-        space.abort();
-        rules.abort();
+        drop(beside);
         if let Some(uplink) = uplink {
             let _ = uplink.await;
         }
@@ -331,7 +357,7 @@ pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>
     let registers = Arc::new(Reference::load(config)?.registers());
     let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
     let board = board(config, &ledger, &clock)?;
-    let uplink = uplink(config, &credentials, board, false)?;
+    let uplink = uplink(config, Keys::new(credentials)?, board, false)?;
     Ok((ledger, uplink))
 }
 
@@ -409,7 +435,7 @@ fn board(
 
 fn uplink(
     config: &Config,
-    credentials: &Credentials,
+    keys: Keys,
     board: Arc<Board>,
     continuous: bool,
 ) -> Result<Option<Arc<Uplink>>, NodeError> {
@@ -421,7 +447,7 @@ fn uplink(
         ..UplinkOptions::default()
     };
     let expected = Some((config.trust_domain()?, parent.node_id()?));
-    let (dialer, endpoint) = (Dialer::new(credentials)?, parent.endpoint.clone());
+    let (dialer, endpoint) = (Dialer::new(keys), parent.endpoint.clone());
     let connect = Box::new(move || {
         let (dialer, endpoint, expected) = (dialer.clone(), endpoint.clone(), expected.clone());
         let connecting: futures::future::BoxFuture<'static, _> = Box::pin(async move {

@@ -345,6 +345,34 @@ fn an_operator_asks_the_policy_and_revokes_a_certificate() {
         "{text}"
     );
     assert_eq!(pki(&["crl"]).0, 0);
+    // What is renewed is recorded; what is revoked is shown as such, and is not renewed.
+    let (code, text) = pki(&["renew", "auditor/one", "--same-key", "--days", "20"]);
+    assert!(code == 0 && text.contains("auditor-one.pem"), "{text}");
+    let (code, text) = pki(&["show", "auditor/one"]);
+    assert!(
+        code == 0
+            && text.contains("spiffe://nantong.gov.cn/auditor/one")
+            && text.contains("19 days left")
+            && text.contains("mode 0600, its own")
+            && text.contains("crl.pem"),
+        "{text}"
+    );
+    let (code, text) = pki(&["show", "agency/qidong-emergency"]);
+    assert!(code == 7 && text.contains("no: it is revoked"), "{text}");
+    let (code, text) = pki(&["renew", "agency/qidong-emergency"]);
+    assert!(code == 1 && text.contains("hefu pki issue"), "{text}");
+    // Processes that issue at once lose no row.
+    std::thread::scope(|scope| {
+        for at in 0..6 {
+            let pki = &pki;
+            scope.spawn(move || assert_eq!(pki(&["issue", &format!("agency/at-once-{at}")]).0, 0));
+        }
+    });
+    let (_, text) = pki(&["list"]);
+    assert!(
+        (0..6).all(|at| text.contains(&format!("at-once-{at}"))),
+        "{text}"
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ use hefu::{
     gateway::{
         accept::accept,
         client::{ClientFiles, Dialer},
+        connections::Connections,
+        keys::Keys,
         pki::{Authority, Issued},
         serve::Limits,
         tls::Credentials,
@@ -147,12 +149,12 @@ impl Site {
     /// Starts a server with the same TLS, the same transport settings and the same messages, which answers
     /// at once and keeps nothing.
     pub async fn bare(&self) -> Result<SocketAddr, Failed> {
-        let config = Credentials::of(&tls_config(self.issue("bare")?))?.server()?;
+        let keys = Keys::new(Credentials::of(&tls_config(self.issue("bare")?))?)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let connections = accept(
             listener,
-            Arc::new(config),
+            Connections::new(keys),
             DOMAIN.parse()?,
             Limits::default(),
             CancellationToken::new(),

@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     gateway::{
         client::{DialError, Dialer},
+        keys::Keys,
         tls::Credentials,
     },
     node::{NodeError, open_offline},
@@ -72,7 +73,7 @@ impl Sync {
 /// Asks the running node.
 async fn ask(config: &Config, limit: Duration) -> Result<SyncParentResponse, CliError> {
     let credentials = Credentials::of(&config.tls).map_err(NodeError::from)?;
-    let dialer = Dialer::new(&credentials).map_err(ClientError::from)?;
+    let dialer = Dialer::new(Keys::new(credentials).map_err(NodeError::from)?);
     let listen = config.node.listen;
     let host = if listen.ip().is_unspecified() {
         "localhost".to_owned()

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    future::{self, Future},
-    io,
+    future, io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +11,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -24,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::{
+    connections::{CLOSE, Connections, Entered, Standing},
+    cut::Cut,
     identity::{Holder, IdentityError, holder},
     serve::Limits,
 };
@@ -44,15 +44,16 @@ pub struct Counterpart {
     pub peer: Result<Peer, IdentityError>,
     /// From where.
     pub address: SocketAddr,
+    /// Whether its connection is still entitled.
+    pub standing: Standing,
 }
 
-/// A connection whose certificate is verified. It closes when its certificate ends, and when
-/// serving ends.
+/// A connection whose certificate is verified. It closes when it is no longer entitled, and when serving
+/// ends.
 pub struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: Cut<TlsStream<TcpStream>>,
     counterpart: Counterpart,
-    /// None once it has come.
-    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    _entered: Entered,
     _place: Place,
 }
 
@@ -70,14 +71,6 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self
-            .closing
-            .as_mut()
-            .is_none_or(|closing| closing.as_mut().poll(cx).is_ready())
-        {
-            self.closing = None;
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -160,7 +153,7 @@ impl Drop for Place {
 /// What every handshake needs.
 #[derive(Clone)]
 struct Handshakes {
-    acceptor: TlsAcceptor,
+    connections: Arc<Connections>,
     patience: Duration,
     domain: Arc<TrustDomain>,
     closing: CancellationToken,
@@ -170,22 +163,20 @@ struct Handshakes {
 
 /// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer
 /// that is slow, unknown or hostile costs only itself. `closing` closes every connection; handshakes
-/// that fail are recorded in `trail`.
+/// that fail are recorded in `trail`. Connections are judged again when the keys change.
 pub fn accept(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
+    connections: Arc<Connections>,
     domain: TrustDomain,
     limits: Limits,
     closing: CancellationToken,
     trail: Option<Trail>,
 ) -> mpsc::Receiver<io::Result<Connection>> {
-    let (ready, connections) = mpsc::channel(64);
-    let (acceptor, domain) = (TlsAcceptor::from(config), Arc::new(domain));
-    let patience = limits.handshake;
+    let (ready, accepted) = mpsc::channel(64);
     let handshakes = Handshakes {
-        acceptor,
-        patience,
-        domain,
+        connections: connections.clone(),
+        patience: limits.handshake,
+        domain: Arc::new(domain),
         closing,
         trail,
         ready,
@@ -194,10 +185,11 @@ pub fn accept(
         let ready = handshakes.ready.clone();
         tokio::select! {
             () = accept_all(listener, limits, handshakes) => {}
+            () = connections.watch() => {}
             () = ready.closed() => {}
         }
     });
-    connections
+    accepted
 }
 
 async fn accept_all(listener: TcpListener, limits: Limits, handshakes: Handshakes) {
@@ -244,14 +236,25 @@ impl Handshakes {
         place: Place,
     ) -> Result<Connection, String> {
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-        let stream = timeout(self.patience, self.acceptor.accept(tcp)).await;
+        let in_force = self.connections.keys().current();
+        let acceptor = TlsAcceptor::from(in_force.server.clone());
+        let stream = timeout(self.patience, acceptor.accept(tcp)).await;
         let stream = stream
             .map_err(|_| "handshake timed out")?
             .map_err(|e| e.to_string())?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain: Vec<_> = chain.iter().cloned().map(|c| c.into_owned()).collect();
         let first = chain.first().ok_or("no client certificate")?;
         let holder = holder(first, &self.domain);
-        let closing = closing(self.closing.clone(), holder.as_ref().ok().map(|h| h.end));
+        let end = holder.as_ref().ok().map(|h| h.end);
+        let who = holder.as_ref().map(|holder| {
+            self.connections.saw(&holder.identity.role, holder.end);
+            holder.identity.to_string()
+        });
+        let entered = self
+            .connections
+            .enter(chain, who.unwrap_or_default(), &in_force)
+            .map_err(|e| e.to_string())?;
         let peer = holder.map(|Holder { identity, end }| Peer {
             identity,
             address,
@@ -260,11 +263,16 @@ impl Handshakes {
         if let Err(why) = &peer {
             tracing::info!(%address, %why, "a certificate without an identity");
         }
-        let counterpart = Counterpart { peer, address };
+        let standing = entered.standing.clone();
+        let closing = closing(self.closing.clone(), standing.clone(), end);
         Ok(Connection {
-            stream,
-            counterpart,
-            closing: Some(Box::pin(closing)),
+            stream: Cut::new(stream, closing),
+            counterpart: Counterpart {
+                peer,
+                address,
+                standing,
+            },
+            _entered: entered,
             _place: place,
         })
     }
@@ -280,17 +288,26 @@ fn refused(address: SocketAddr) -> AuditRecord {
     }
 }
 
-/// Ends when the connection must: at the end of serving, or of its certificate.
-async fn closing(serving: CancellationToken, end: Option<Timestamp>) {
-    let ended = async {
-        match end.map(|end| Duration::try_from(end.duration_since(Timestamp::now()))) {
-            Some(Ok(left)) => sleep(left).await,
-            Some(Err(_past)) => {}
-            None => future::pending().await,
+/// Ends when the connection must: at the end of serving, or [`CLOSE`] after it is no longer entitled.
+async fn closing(serving: CancellationToken, standing: Standing, end: Option<Timestamp>) {
+    let over = async {
+        tokio::select! {
+            () = standing.clone().over() => {}
+            () = passed(end) => standing.end(),
         }
+        sleep(CLOSE).await;
     };
     tokio::select! {
         () = serving.cancelled() => {}
-        () = ended => {}
+        () = over => {}
+    }
+}
+
+/// Ends with a certificate.
+pub(super) async fn passed(end: Option<Timestamp>) {
+    match end.map(|end| Duration::try_from(end.duration_since(Timestamp::now()))) {
+        Some(Ok(left)) => sleep(left).await,
+        Some(Err(_past)) => {}
+        None => future::pending().await,
     }
 }

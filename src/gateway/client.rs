@@ -1,18 +1,21 @@
 //! Dialling a node: TLS 1.3, and the certificate must be that of the node that was meant.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{future, io, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, pki_types::ServerName, version::TLS13};
-use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::{io::AsyncBufReadExt as _, net::TcpStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{
+    accept::passed,
+    cut::Cut,
     explain,
-    identity::{Holder, holder},
-    tls::{Credentials, TlsError, provider},
+    identity::{Holder, end, holder},
+    keys::{InForce, Keys},
+    tls::{Credentials, TlsError},
 };
 use crate::types::{NodeId, TrustDomain};
 
@@ -52,26 +55,15 @@ pub struct ClientFiles {
 /// Dials nodes.
 #[derive(Clone)]
 pub struct Dialer {
-    pub(super) config: Arc<ClientConfig>,
+    keys: Keys,
 }
 
 impl Dialer {
-    /// A dialer that shows these credentials.
-    ///
-    /// # Errors
-    /// [`DialError::Tls`].
-    pub fn new(credentials: &Credentials) -> Result<Self, DialError> {
-        let setup = |e: rustls::Error| TlsError::Setup(e.to_string());
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(setup)?
-            .with_root_certificates(credentials.roots.clone())
-            .with_client_auth_cert(credentials.chain.clone(), credentials.key.clone_key())
-            .map_err(setup)?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self {
-            config: Arc::new(config),
-        })
+    /// A dialer that shows what is in force when it dials. A connection is cut, and dialled again, when the
+    /// server's certificate has ended or is no longer trusted.
+    #[must_use]
+    pub fn new(keys: Keys) -> Self {
+        Self { keys }
     }
 
     /// A dialer that shows the credentials in these files.
@@ -79,11 +71,8 @@ impl Dialer {
     /// # Errors
     /// [`DialError::Tls`].
     pub fn from_files(files: &ClientFiles) -> Result<Self, DialError> {
-        Self::new(&Credentials::load(
-            &files.certificate,
-            &files.key,
-            &files.roots,
-        )?)
+        let credentials = Credentials::load(&files.certificate, &files.key, &files.roots)?;
+        Ok(Self::new(Keys::new(credentials)?))
     }
 
     /// Connects to `server`, and again whenever the connection is lost. With `expected`, the server's
@@ -120,7 +109,7 @@ impl Dialer {
         let port = uri.port_u16().unwrap_or(443);
         let name = ServerName::try_from(host.clone()).map_err(|_| bad())?;
         Ok(Connector {
-            tls: self.config.clone().into(),
+            keys: self.keys.clone(),
             name,
             host,
             port,
@@ -148,14 +137,14 @@ fn endpoint(server: &str) -> Result<Endpoint, DialError> {
 
 #[derive(Clone)]
 struct Connector {
-    tls: TlsConnector,
+    keys: Keys,
     name: ServerName<'static>,
     host: String,
     port: u16,
     expected: Option<(TrustDomain, NodeId)>,
 }
 
-type Stream = TokioIo<TlsStream<TcpStream>>;
+type Stream = TokioIo<Cut<TlsStream<TcpStream>>>;
 
 impl Connector {
     fn dial(&self) -> impl Future<Output = io::Result<Stream>> + Send + use<> {
@@ -163,15 +152,49 @@ impl Connector {
         async move {
             let tcp = TcpStream::connect((connector.host.as_str(), connector.port)).await?;
             tcp.set_nodelay(true)?;
-            let mut stream = connector.tls.connect(connector.name.clone(), tcp).await?;
+            // Seen before the handshake: a change during it is judged after.
+            let mut changes = connector.keys.changes();
+            let client = changes.borrow_and_update().client.clone();
+            let tls = TlsConnector::from(client);
+            let mut stream = tls.connect(connector.name.clone(), tcp).await?;
             connector.check_node(&stream)?;
             // In TLS 1.3 a client is done before the server has judged its certificate. A node speaks
             // first, so waiting for its first bytes brings a refusal here, where it can be told.
             if stream.fill_buf().await?.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            Ok(TokioIo::new(stream))
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let chain: Vec<_> = chain.iter().cloned().map(|c| c.into_owned()).collect();
+            let closing = connector.distrusted(chain, changes);
+            Ok(TokioIo::new(Cut::new(stream, closing)))
         }
+    }
+
+    /// Ends when the server with that chain is no longer to be trusted.
+    async fn distrusted(
+        self,
+        chain: Vec<CertificateDer<'static>>,
+        mut changes: watch::Receiver<Arc<InForce>>,
+    ) {
+        let judged = async {
+            while changes.changed().await.is_ok() {
+                let now = changes.borrow_and_update().clone();
+                if let Err(why) = now.judge_server(&chain, &self.name) {
+                    return why.to_string();
+                }
+            }
+            // Nobody can change the keys any more.
+            future::pending().await
+        };
+        let why = tokio::select! {
+            why = judged => why,
+            () = passed(chain.first().and_then(end)) => "its certificate has ended".to_owned(),
+        };
+        tracing::warn!(
+            server = self.host,
+            why,
+            "a connection to a server is no longer trusted and ends"
+        );
     }
 
     /// Whether the server is the node that was meant. Its chain and its name are verified already.

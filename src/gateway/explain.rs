@@ -48,6 +48,7 @@ fn explain_tls(error: &Tls) -> String {
         Tls::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
             "the server's certificate is not valid yet: compare the clocks".to_owned()
         }
+        Tls::InvalidCertificate(C::Revoked) => "the server's certificate is revoked".to_owned(),
         Tls::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
             "the server's certificate was not issued by one of our roots".to_owned()
         }

@@ -81,3 +81,10 @@ pub fn holder(
         end: end.map_err(|_| IdentityError::Unreadable)?,
     })
 }
+
+/// When a certificate ends; `None` where it does not parse.
+#[must_use]
+pub fn end(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
+}

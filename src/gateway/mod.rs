@@ -3,8 +3,12 @@
 pub mod accept;
 mod body;
 pub mod client;
+pub mod connections;
+mod cut;
 pub mod explain;
 pub mod identity;
+pub mod inventory;
+pub mod keys;
 pub mod pki;
 pub mod serve;
 pub mod stack;

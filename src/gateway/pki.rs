@@ -1,6 +1,7 @@
 //! A small authority, for demonstrations, tests and pilots.
 
 mod issued;
+mod show;
 
 use std::{
     fs, io,
@@ -16,11 +17,14 @@ use rcgen::{
 };
 use rustls::pki_types::DnsName;
 
-pub use self::issued::Entry;
+pub use self::{
+    issued::Entry,
+    show::{KeyFile, Shown},
+};
 use super::tls::{TlsError, owner_only};
 use crate::{
     storage::durable,
-    types::{Clock as _, Identity, Role, SystemClock},
+    types::{Clock as _, Identity, IdentityError, Role, SystemClock},
 };
 
 /// Days that a certificate lives by default.
@@ -56,6 +60,25 @@ pub enum PkiError {
     /// No certificate that is still good has that identity or serial number.
     #[error("nothing to revoke: no certificate of {0} that is still good; see hefu pki list")]
     NothingToRevoke(String),
+    /// No SPIFFE ID.
+    #[error("{0}: {1}")]
+    BadIdentity(String, IdentityError),
+    /// Nobody of that name has a certificate here.
+    #[error("nothing to renew: {0} has no certificate in this folder; see hefu pki issue")]
+    NothingToRenew(String),
+    /// What is revoked is not renewed.
+    #[error(
+        "the certificate of {0} is revoked: if it is to have another, hefu pki issue makes one"
+    )]
+    Revoked(String),
+    /// A file holds no certificate.
+    #[error("{}: {cause}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// A host that is no DNS name and no address.
     #[error("{0} is no host name and no address")]
     BadHost(String),
@@ -78,6 +101,17 @@ pub struct Issued {
     pub root: PathBuf,
 }
 
+/// How a certificate is renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// Hosts, in the place of those of before; empty keeps them.
+    pub hosts: Vec<String>,
+    /// Days that it lives.
+    pub days: u32,
+    /// Whether the key is kept.
+    pub same_key: bool,
+}
+
 impl Authority {
     /// Makes an authority in a folder that has none.
     ///
@@ -85,6 +119,7 @@ impl Authority {
     /// [`PkiError`]; an authority that exists is not replaced.
     pub fn create(folder: &Path, name: &str) -> Result<Self, PkiError> {
         durable::create_dir_all(folder, durable::Access::Owner).map_err(file(folder))?;
+        let _alone = issued::lock(folder)?;
         if folder.join("ca.key").exists() || folder.join("ca.pem").exists() {
             return Err(PkiError::Exists(folder.to_owned()));
         }
@@ -141,10 +176,70 @@ impl Authority {
         hosts: &[String],
         days: u32,
     ) -> Result<Issued, PkiError> {
+        let _alone = issued::lock(&self.folder)?;
+        self.make(identity, hosts, days, KeyPair::generate()?, None)
+    }
+
+    /// Issues another certificate for who has one, such as `node/qidong`, with the same hosts unless others
+    /// are given, and with a new key unless the `same_key` is kept. The old certificate stays good until its
+    /// end.
+    ///
+    /// # Errors
+    /// [`PkiError::NothingToRenew`], [`PkiError::Revoked`], and as for [`Authority::issue`].
+    pub fn renew(&self, role: &Role, renewal: &Renewal) -> Result<Issued, PkiError> {
+        let _alone = issued::lock(&self.folder)?;
+        let files = self.files(role);
+        let nothing = || PkiError::NothingToRenew(role.to_string());
+        if !files.certificate.exists() {
+            return Err(nothing());
+        }
+        let shown = Shown::read(&files.certificate, None, None)?;
+        let identity = shown.identity.clone().filter(|found| found.role == *role);
+        let entries = issued::read(&self.folder)?;
+        let before = entries.iter().find(|entry| entry.serial == shown.serial);
+        if before.is_some_and(|entry| entry.revoked.is_some()) {
+            return Err(PkiError::Revoked(role.to_string()));
+        }
+        let hosts = match renewal.hosts.as_slice() {
+            [] => &shown.hosts,
+            hosts => hosts,
+        };
+        let key = if renewal.same_key {
+            owner_only(&files.key)?;
+            let text = fs::read_to_string(&files.key).map_err(file(&files.key))?;
+            KeyPair::from_pem(&text)?
+        } else {
+            KeyPair::generate()?
+        };
+        let identity = identity.ok_or_else(nothing)?;
+        self.make(&identity, hosts, renewal.days, key, Some(shown.serial))
+    }
+
+    /// Where the files of a holder are.
+    fn files(&self, role: &Role) -> Issued {
+        self.files_of(&role.to_string().replace('/', "-"))
+    }
+
+    fn files_of(&self, stem: &str) -> Issued {
+        Issued {
+            certificate: self.folder.join(format!("{stem}.pem")),
+            key: self.folder.join(format!("{stem}.key")),
+            root: self.folder.join("ca.pem"),
+        }
+    }
+
+    /// Records and signs a certificate. The caller holds the lock.
+    fn make(
+        &self,
+        identity: &Identity,
+        hosts: &[String],
+        days: u32,
+        key: KeyPair,
+        renews: Option<String>,
+    ) -> Result<Issued, PkiError> {
         if days > MAX_DAYS {
             return Err(PkiError::BadDays(days));
         }
-        let stem = identity.role.to_string().replace('/', "-");
         let (serial, now) = (issued::serial()?, SystemClock.now());
         let mut params = leaf(identity, hosts, days)?;
         params.serial_number = Some(SerialNumber::from(serial.to_vec()));
@@ -158,9 +253,10 @@ impl Authority {
             ends: now.checked_add(life).unwrap_or(jiff::Timestamp::MAX),
             revoked: None,
             reason: None,
+            renews,
         });
         issued::keep(&self.folder, &entries)?;
-        self.sign(&stem, &params)
+        self.sign_with(self.files(&identity.role), &params, &key)
     }
 
     /// Everything that it has issued, oldest first.
@@ -177,10 +273,11 @@ impl Authority {
     /// # Errors
     /// [`PkiError::NothingToRevoke`], [`PkiError::File`].
     pub fn revoke(&self, which: &str, reason: &str) -> Result<Vec<Entry>, PkiError> {
+        let _alone = issued::lock(&self.folder)?;
         let mut entries = issued::read(&self.folder)?;
         let revoked = issued::revoke(&mut entries, which, reason)?;
         issued::keep(&self.folder, &entries)?;
-        self.renew_list()?;
+        issued::write_list(&self.folder, &self.issuer, &entries)?;
         Ok(revoked)
     }
 
@@ -189,25 +286,30 @@ impl Authority {
     /// # Errors
     /// [`PkiError`].
     pub fn renew_list(&self) -> Result<(), PkiError> {
+        let _alone = issued::lock(&self.folder)?;
         issued::write_list(&self.folder, &self.issuer, &issued::read(&self.folder)?)
     }
 
-    /// Signs `params` and writes `<stem>.pem` and `<stem>.key`.
+    /// Signs `params` and writes `<stem>.pem` and `<stem>.key`, for what is odd on purpose.
+    #[cfg(test)]
     pub(super) fn sign(&self, stem: &str, params: &CertificateParams) -> Result<Issued, PkiError> {
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        let issued = Issued {
-            certificate: self.folder.join(format!("{stem}.pem")),
-            key: self.folder.join(format!("{stem}.key")),
-            root: self.folder.join("ca.pem"),
-        };
-        write(&issued.key, &key.serialize_pem(), durable::Access::Owner)?;
+        self.sign_with(self.files_of(stem), params, &KeyPair::generate()?)
+    }
+
+    fn sign_with(
+        &self,
+        files: Issued,
+        params: &CertificateParams,
+        key: &KeyPair,
+    ) -> Result<Issued, PkiError> {
+        let certificate = params.signed_by(key, &self.issuer)?;
+        write(&files.key, &key.serialize_pem(), durable::Access::Owner)?;
         write(
-            &issued.certificate,
+            &files.certificate,
             &certificate.pem(),
             durable::Access::Everyone,
         )?;
-        Ok(issued)
+        Ok(files)
     }
 }
 

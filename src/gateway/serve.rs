@@ -2,7 +2,6 @@
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +9,7 @@ use tonic::{service::Routes, transport::Server};
 
 use super::{
     accept::accept,
+    connections::Connections,
     stack::{Gate, Stack},
 };
 use crate::types::TrustDomain;
@@ -57,7 +57,7 @@ impl Default for Limits {
 /// Where HTTP/2 cannot be set up.
 pub async fn serve(
     listener: TcpListener,
-    config: ServerConfig,
+    connections: Arc<Connections>,
     domain: TrustDomain,
     gate: Gate,
     routes: Routes,
@@ -67,7 +67,7 @@ pub async fn serve(
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let _closes = (stopping.clone().drop_guard(), closing.clone().drop_guard());
     let trail = Some(gate.trail.clone());
-    let connections = accept(listener, Arc::new(config), domain, limits, closing, trail);
+    let accepted = accept(listener, connections, domain, limits, closing, trail);
     let serving = Server::builder()
         .layer(Stack::new(limits.calls, gate, stopping.clone()))
         .max_concurrent_streams(MAX_STREAMS)
@@ -79,7 +79,7 @@ pub async fn serve(
         .initial_connection_window_size(1 << 22)
         .add_routes(routes)
         .serve_with_incoming_shutdown(
-            ReceiverStream::new(connections),
+            ReceiverStream::new(accepted),
             stopping.clone().cancelled_owned(),
         );
     let stop = async {

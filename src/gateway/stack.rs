@@ -28,7 +28,7 @@ use futures::{
 use http::{HeaderMap, Request, Response};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
@@ -39,6 +39,7 @@ use uuid::Uuid;
 use super::{
     accept::Counterpart,
     body::{Ends, Guarded, panicked, told},
+    connections::{FINISH, Standing},
 };
 use crate::{
     audit::{Account, AuditError, Incoming, Trail},
@@ -133,6 +134,9 @@ impl Stack {
             let zh = why.zh();
             Refusal::new(Reason::IdentityMissing).because(why, zh)
         })?;
+        if caller.standing.is_over() {
+            return Err(Reason::CertificateEnded.into());
+        }
         let need = self.gate.open(&peer.identity, need)?;
         if self.stopping.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
@@ -146,11 +150,23 @@ impl Stack {
             let permit = self.calls.clone().try_acquire_owned();
             Some(permit.map_err(|_| Refusal::new(Reason::Overloaded))?)
         };
-        Ok(Admitted { peer, need, permit })
+        Ok(Admitted {
+            peer,
+            need,
+            standing: caller.standing.clone(),
+            permit,
+        })
     }
 
     /// What ends a call from outside.
     fn ends(&self, admitted: &Admitted, path: &str, deadline: Option<Instant>) -> Ends {
+        let (standing, finish) = (admitted.standing.clone(), !lasts(path));
+        let over = async move {
+            standing.over().await;
+            if finish {
+                sleep(FINISH).await;
+            }
+        };
         let lasts = lasts(path).then(|| {
             let (gate, peer) = (self.gate.clone(), &admitted.peer);
             let closed = gate.closed(peer.identity.clone(), admitted.need.clone());
@@ -163,8 +179,8 @@ impl Stack {
             tokio::select! {
                 Some(()) = stopping => Reason::ShuttingDown,
                 Some(()) = closed => Reason::MethodNotAllowed,
+                () = over => Reason::CertificateEnded,
                 Some(()) = OptionFuture::from(deadline) => Reason::DeadlineExceeded,
-                else => future::pending().await,
             }
         })
     }
@@ -174,6 +190,7 @@ impl Stack {
 struct Admitted {
     peer: Peer,
     need: Need,
+    standing: Standing,
     permit: Option<OwnedSemaphorePermit>,
 }
 

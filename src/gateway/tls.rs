@@ -1,4 +1,4 @@
-//! TLS 1.3 with certificates on both sides: files in, configurations out.
+//! Certificates, keys, roots and revocation lists: files in, credentials out.
 
 use std::{
     fs, io,
@@ -8,15 +8,16 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
-    version::TLS13,
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
 };
+use sha2::{Digest as _, Sha256};
 
 use super::identity::{Holder, holder};
-use crate::{config::TlsConfig, types::TrustDomain};
+use crate::{
+    config::TlsConfig,
+    types::{NodeId, TrustDomain},
+};
 
 /// Why certificates or keys are not used. The text names the file.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +60,7 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// A certificate chain, its key, and the roots that peers are verified with.
+/// A certificate chain, its key, and what peers are verified with.
 #[derive(Debug)]
 pub struct Credentials {
     /// The own certificate, then intermediates.
@@ -67,7 +68,7 @@ pub struct Credentials {
     /// Its key.
     pub key: PrivateKeyDer<'static>,
     /// The roots.
-    pub roots: Arc<RootCertStore>,
+    pub roots: Vec<CertificateDer<'static>>,
     /// Revocation lists of authorities that peers' certificates may come from.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
 }
@@ -78,28 +79,7 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn load(certificate: &Path, key: &Path, roots: &[PathBuf]) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
-        owner_only(key)?;
-        let bytes = read(key)?;
-        let not_pem = || TlsError::NotPem {
-            path: key.to_owned(),
-            what: "private key",
-        };
-        let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| not_pem())?;
-        let mut store = RootCertStore::empty();
-        for path in roots {
-            for root in certificates(path)? {
-                store
-                    .add(root)
-                    .map_err(|e| TlsError::Setup(format!("{}: {e}", path.display())))?;
-            }
-        }
-        Ok(Self {
-            chain,
-            key,
-            roots: Arc::new(store),
-            crls: Vec::new(),
-        })
+        Files::read(certificate, key, roots, &[]).parse()
     }
 
     /// Reads the files that a configuration names.
@@ -107,20 +87,7 @@ impl Credentials {
     /// # Errors
     /// [`TlsError`] names the file.
     pub fn of(config: &TlsConfig) -> Result<Self, TlsError> {
-        let mut credentials = Self::load(&config.certificate, &config.key, &config.roots)?;
-        for path in &config.crls {
-            let bytes = read(path)?;
-            let found: Result<Vec<_>, _> =
-                CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-            let found = found.ok().filter(|found| !found.is_empty());
-            credentials
-                .crls
-                .extend(found.ok_or_else(|| TlsError::NotPem {
-                    path: path.clone(),
-                    what: "revocation list",
-                })?);
-        }
-        Ok(credentials)
+        Files::of(config).parse()
     }
 
     /// Whom the own certificate names.
@@ -135,44 +102,126 @@ impl Credentials {
         holder(first, domain).map_err(|e| TlsError::Setup(format!("own certificate: {e}")))
     }
 
-    /// The server's side: TLS 1.3, a client certificate from one of the roots, HTTP/2.
+    /// Whom the own certificate names, which must be that node of that domain.
     ///
     /// # Errors
     /// [`TlsError::Setup`].
-    pub fn server(&self) -> Result<ServerConfig, TlsError> {
-        let setup = |e: String| TlsError::Setup(e);
-        // An authority without a list revokes nothing; a list past its date is honoured all the same.
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider())
-            .with_crls(self.crls.clone())
-            .allow_unknown_revocation_status()
-            .only_check_end_entity_revocation()
-            .build();
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13])
-            .map_err(|e| setup(e.to_string()))?
-            .with_client_cert_verifier(verifier.map_err(|e| setup(e.to_string()))?)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|e| setup(e.to_string()))?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(config)
+    pub fn of_node(&self, node: &NodeId, domain: &TrustDomain) -> Result<Holder, TlsError> {
+        let holder = self.holder(domain)?;
+        if holder.identity.node() != Some(node) {
+            let text = format!("{} is not the certificate of node {node}", holder.identity);
+            return Err(TlsError::Setup(text));
+        }
+        Ok(holder)
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|cause| TlsError::Read {
-        path: path.to_owned(),
-        cause,
-    })
+/// The files of a node or client as they were at one moment: what is compared is what is parsed.
+pub struct Files {
+    certificate: Content,
+    key: Content,
+    /// Permission bits of the key's file; `None` where it cannot be looked at.
+    key_mode: Option<u32>,
+    roots: Vec<Content>,
+    crls: Vec<Content>,
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let found = found.ok().filter(|found| !found.is_empty());
-    found.ok_or_else(|| TlsError::NotPem {
-        path: path.to_owned(),
-        what: "certificate",
-    })
+struct Content {
+    path: PathBuf,
+    bytes: io::Result<Vec<u8>>,
+}
+
+impl Content {
+    fn read(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            bytes: fs::read(path),
+        }
+    }
+
+    fn bytes(&self) -> Result<&[u8], TlsError> {
+        self.bytes.as_deref().map_err(|cause| TlsError::Read {
+            path: self.path.clone(),
+            cause: io::Error::new(cause.kind(), cause.to_string()),
+        })
+    }
+
+    /// Every item of that kind; at least one, and none that is broken.
+    fn items<T: PemObject>(&self, what: &'static str) -> Result<Vec<T>, TlsError> {
+        let found: Result<Vec<T>, _> = T::pem_slice_iter(self.bytes()?).collect();
+        let found = found.ok().filter(|found| !found.is_empty());
+        found.ok_or_else(|| TlsError::NotPem {
+            path: self.path.clone(),
+            what,
+        })
+    }
+}
+
+impl Files {
+    /// Reads the files that a configuration names. What is wrong with them is told by [`Files::parse`].
+    #[must_use]
+    pub fn of(config: &TlsConfig) -> Self {
+        Self::read(
+            &config.certificate,
+            &config.key,
+            &config.roots,
+            &config.crls,
+        )
+    }
+
+    fn read(certificate: &Path, key: &Path, roots: &[PathBuf], crls: &[PathBuf]) -> Self {
+        let all = |paths: &[PathBuf]| paths.iter().map(|path| Content::read(path)).collect();
+        Self {
+            certificate: Content::read(certificate),
+            key: Content::read(key),
+            key_mode: fs::metadata(key).ok().map(|m| m.permissions().mode()),
+            roots: all(roots),
+            crls: all(crls),
+        }
+    }
+
+    /// A digest of everything that is in force when these are: contents, and who may read the key.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(self.key_mode.map_or([0; 4], u32::to_be_bytes));
+        let own = [&self.certificate, &self.key];
+        for content in own.into_iter().chain(&self.roots).chain(&self.crls) {
+            match &content.bytes {
+                Ok(bytes) => digest.update(Sha256::digest(bytes)),
+                Err(error) => digest.update(Sha256::digest(error.to_string())),
+            }
+        }
+        digest.finalize().into()
+    }
+
+    /// Parses them. The key must be readable by its owner only.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file.
+    pub fn parse(&self) -> Result<Credentials, TlsError> {
+        let key = self.key.bytes()?;
+        if self.key_mode.is_none_or(|mode| mode & 0o077 != 0) {
+            return Err(TlsError::LooseKey(self.key.path.clone()));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::NotPem {
+            path: self.key.path.clone(),
+            what: "private key",
+        })?;
+        let (mut roots, mut crls) = (Vec::new(), Vec::new());
+        for content in &self.roots {
+            roots.extend(content.items("certificate")?);
+        }
+        for content in &self.crls {
+            crls.extend(content.items("revocation list")?);
+        }
+        Ok(Credentials {
+            chain: self.certificate.items("certificate")?,
+            key,
+            roots,
+            crls,
+        })
+    }
 }
 
 /// Refuses a private key that group or others can read.

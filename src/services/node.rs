@@ -4,7 +4,7 @@ use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -32,8 +32,8 @@ pub struct Nodes {
     pub node: NodeId,
     /// When it started.
     pub started: Timestamp,
-    /// When its certificate ends.
-    pub certificate_end: Timestamp,
+    /// What its operator should see to.
+    pub upkeep: Box<dyn Upkeep>,
     /// The link to the parent; `None` at the top.
     pub uplink: Option<Arc<Uplink>>,
     /// How every log stands.
@@ -42,8 +42,15 @@ pub struct Nodes {
     pub data: PathBuf,
     /// Intake stops below this many free bytes.
     pub watermark: u64,
-    /// Why the newest agency table or policy is not in force.
-    pub rules_failed: watch::Receiver<Option<String>>,
+}
+
+/// What a node's operator should see to.
+pub trait Upkeep: Send + Sync + 'static {
+    /// When the certificate ends that is in force now.
+    fn certificate_end(&self) -> Option<Timestamp>;
+
+    /// What is wrong or soon will be, in words.
+    fn warnings(&self) -> Vec<String>;
 }
 
 impl Nodes {
@@ -77,10 +84,10 @@ impl Nodes {
                 .map(|space| int(space.free_bytes))
                 .unwrap_or(0),
             watermark_bytes: int(self.watermark),
-            certificate_end_time: stamp(Some(self.certificate_end)),
+            certificate_end_time: stamp(self.upkeep.certificate_end()),
             damage: ledger.damage(),
             policy_digest: self.shared.access.rules().policy.digest().to_owned(),
-            warnings: self.rules_failed.borrow().iter().cloned().collect(),
+            warnings: self.upkeep.warnings(),
         })
     }
 

@@ -36,7 +36,7 @@ pub fn code(reason: Reason) -> Code {
         R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed | R::OriginForged => {
             Code::PermissionDenied
         }
-        R::IdentityMissing => Code::Unauthenticated,
+        R::IdentityMissing | R::CertificateEnded => Code::Unauthenticated,
         R::EtagStale => Code::Aborted,
         R::RequestIdReused => Code::AlreadyExists,
         R::TransitionNotAllowed

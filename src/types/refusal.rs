@@ -140,6 +140,9 @@ reasons! {
     /// A log holds a record of an agency that the agency table here places at other nodes.
     OriginForged = 36, "ORIGIN_FORGED",
         "the log holds records of an agency that does not submit at its node", "日志中有不属于该节点的单位的记录";
+    /// The certificate of the connection has ended, is revoked, or leads to a root that is trusted no more.
+    CertificateEnded = 37, "CERTIFICATE_ENDED",
+        "the certificate of this connection has ended, was revoked or is no longer trusted; connect with another", "此连接的证书已到期、被吊销或不再受信任，请更换证书后重新连接";
 }
 
 impl Reason {

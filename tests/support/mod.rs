@@ -101,7 +101,7 @@ impl Domain {
     pub fn issue(&self, identity: &str) -> Issued {
         let identity = format!("spiffe://{DOMAIN}/{identity}").parse().unwrap();
         let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        self.authority.issue(&identity, &hosts, 1).unwrap()
+        self.authority.issue(&identity, &hosts, 60).unwrap()
     }
 
     /// Issues a certificate, revokes it, and keeps it beside the others.
@@ -218,10 +218,12 @@ pub async fn dial(issued: &Issued, address: SocketAddr) -> Result<Channel, DialE
 pub async fn dial_without_certificate(node: &Running) -> Option<Channel> {
     let tls = &node.config.tls;
     let credentials = Credentials::load(&tls.certificate, &tls.key, &tls.roots).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(credentials.roots[0].clone()).unwrap();
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_root_certificates(credentials.roots)
+        .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let (config, address) = (Arc::new(config), node.address);

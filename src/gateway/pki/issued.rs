@@ -1,7 +1,7 @@
 //! What an authority has issued: one CSV file that a person can read, and the revocation list made
 //! from it.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
 use data_encoding::HEXLOWER;
 use jiff::Timestamp;
@@ -35,6 +35,9 @@ pub struct Entry {
     pub revoked: Option<Timestamp>,
     /// Why, in the operator's words.
     pub reason: Option<String>,
+    /// The serial number of the one that it renews. Files of before this column have none.
+    #[serde(default)]
+    pub renews: Option<String>,
 }
 
 impl Entry {
@@ -47,6 +50,13 @@ impl Entry {
             None => "valid",
         }
     }
+}
+
+/// Keeps other processes out of a folder until dropped: what one has read is what it writes back.
+pub(super) fn lock(folder: &Path) -> Result<File, PkiError> {
+    let path = folder.join("lock");
+    let held = durable::open_or_create(&path).and_then(|held| held.lock().map(|()| held));
+    held.map_err(file(&path))
 }
 
 /// A serial number that nobody can guess, as 16 bytes. Source: CA/B Forum Baseline Requirements, 7.1.
@@ -145,14 +155,27 @@ pub(super) fn revoke(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Authority;
+    use super::super::{Authority, Issued, PkiError, Renewal, Shown};
     use crate::types::Clock as _;
+
+    fn identity(role: &str) -> crate::types::Identity {
+        format!("spiffe://nantong.gov.cn/{role}").parse().unwrap()
+    }
+
+    fn shown(issued: &Issued) -> Shown {
+        Shown::read(&issued.certificate, None, None).unwrap()
+    }
+
+    const RENEWAL: Renewal = Renewal {
+        hosts: Vec::new(),
+        days: 40,
+        same_key: false,
+    };
 
     #[test]
     fn what_was_issued_can_be_revoked_once() {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(folder.path(), "test").unwrap();
-        let identity = |role: &str| format!("spiffe://nantong.gov.cn/{role}").parse().unwrap();
         for role in ["agency/ab", "agency/ab", "node/qidong"] {
             authority.issue(&identity(role), &[], 1).unwrap();
         }
@@ -175,5 +198,114 @@ mod tests {
         assert_eq!(states, ["revoked", "revoked", "valid"]);
         assert_eq!(issued[0].reason.as_deref(), Some("key lost, twice"));
         assert_eq!(authority.revoke(&issued[2].serial, "x").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_renewed_has_the_same_holder_and_hosts_and_a_new_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(folder.path(), "test").unwrap();
+        let hosts = [
+            "qidong.example".to_owned(),
+            "10.0.0.7".to_owned(),
+            "::1".to_owned(),
+        ];
+        let node = identity("node/qidong");
+        let issued = authority.issue(&node, &hosts, 10).unwrap();
+        let (first, first_key) = (shown(&issued), std::fs::read(&issued.key).unwrap());
+        assert_eq!(first.hosts, hosts);
+        assert_eq!(authority.renew(&node.role, &RENEWAL).unwrap(), issued);
+        let (second, second_key) = (shown(&issued), std::fs::read(&issued.key).unwrap());
+        assert_eq!(
+            (&second.identity, &second.hosts),
+            (&first.identity, &first.hosts)
+        );
+        assert!(second.end > first.end && second.serial != first.serial);
+        assert_ne!(second_key, first_key);
+
+        let other = Renewal {
+            hosts: vec!["new.example".to_owned()],
+            same_key: true,
+            ..RENEWAL
+        };
+        authority.renew(&node.role, &other).unwrap();
+        let third = shown(&issued);
+        assert_eq!(third.hosts, ["new.example"]);
+        assert_eq!(std::fs::read(&issued.key).unwrap(), second_key);
+        assert_eq!(third.unusable(super::SystemClock.now()), None);
+        let entries = authority.issued().unwrap();
+        let serials: Vec<_> = entries
+            .iter()
+            .map(|entry| entry.renews.as_deref())
+            .collect();
+        assert_eq!(
+            serials,
+            [
+                None,
+                Some(first.serial.as_str()),
+                Some(second.serial.as_str())
+            ]
+        );
+        // Those of before stay good.
+        let now = super::SystemClock.now();
+        assert!(entries.iter().all(|entry| entry.state(now) == "valid"));
+
+        let nobody = authority.renew(&identity("agency/ab").role, &RENEWAL);
+        assert!(matches!(nobody, Err(PkiError::NothingToRenew(_))));
+        authority.revoke("node/qidong", "lost").unwrap();
+        let revoked = authority.renew(&node.role, &RENEWAL);
+        assert!(matches!(revoked, Err(PkiError::Revoked(_))));
+        assert_eq!(shown(&issued).unusable(now), Some("it is revoked"));
+    }
+
+    #[test]
+    fn a_certificate_is_shown_with_what_speaks_against_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(folder.path(), "test").unwrap();
+        let (issued, now) = (
+            authority.issue(&identity("agency/ab"), &[], 2).unwrap(),
+            super::SystemClock.now(),
+        );
+        let whole = shown(&issued);
+        assert_eq!(whole.identity, Some(identity("agency/ab")));
+        assert!(whole.issuer.contains("test") && whole.list.is_some());
+        assert_eq!(whole.key.as_ref().unwrap().fits, Some(true));
+        assert_eq!(whole.unusable(now), None);
+        let later = now + jiff::SignedDuration::from_hours(72);
+        assert_eq!(whole.unusable(later), Some("it has ended"));
+        let before = now - jiff::SignedDuration::from_hours(72);
+        assert_eq!(whole.unusable(before), Some("it is not good yet"));
+        let other = authority.issue(&identity("agency/cd"), &[], 2).unwrap();
+        let wrong = Shown::read(&issued.certificate, Some(&other.key), None).unwrap();
+        assert_eq!(wrong.unusable(now), Some("the key is not its own"));
+        std::fs::set_permissions(&issued.key, PermissionsExt::from_mode(0o640)).unwrap();
+        assert!(shown(&issued).unusable(now).unwrap().contains("chmod 600"));
+        for bad in [&issued.key, &folder.path().join("issued.csv")] {
+            let error = Shown::read(bad, None, None).unwrap_err().to_string();
+            assert!(error.contains("no certificate in PEM form"), "{error}");
+        }
+    }
+
+    #[test]
+    fn those_who_issue_at_once_lose_no_row() {
+        let folder = tempfile::tempdir().unwrap();
+        Authority::create(folder.path(), "test").unwrap();
+        std::thread::scope(|scope| {
+            for at in 0..4 {
+                let folder = folder.path();
+                scope.spawn(move || {
+                    for turn in 0..5 {
+                        // As another process would: nothing is shared but the folder.
+                        let authority = Authority::open(folder).unwrap();
+                        let role = format!("agency/a{at}-{turn}");
+                        authority.issue(&identity(&role), &[], 1).unwrap();
+                        authority.revoke(&role, "at once").unwrap();
+                    }
+                });
+            }
+        });
+        let entries = Authority::open(folder.path()).unwrap().issued().unwrap();
+        assert_eq!(entries.len(), 20);
+        assert!(entries.iter().all(|entry| entry.revoked.is_some()));
     }
 }

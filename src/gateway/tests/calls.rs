@@ -223,7 +223,7 @@ async fn with_deadline(gateway: &Gateway, method: &str, deadline: &str) -> (usiz
     let tcp = tokio::net::TcpStream::connect(gateway.address)
         .await
         .unwrap();
-    let tls = tokio_rustls::TlsConnector::from(dialer(&issued).config);
+    let tls = tokio_rustls::TlsConnector::from(tls(&issued));
     let tls = tls
         .connect("localhost".try_into().unwrap(), tcp)
         .await
@@ -275,7 +275,7 @@ async fn a_connection_is_told_its_limit_of_calls() {
     let tcp = tokio::net::TcpStream::connect(gateway.address)
         .await
         .unwrap();
-    let tls = tokio_rustls::TlsConnector::from(dialer(&gateway.pki.issue(AGENCY)).config);
+    let tls = tokio_rustls::TlsConnector::from(tls(&gateway.pki.issue(AGENCY)));
     let tls = tls
         .connect("localhost".try_into().unwrap(), tcp)
         .await

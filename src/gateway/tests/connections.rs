@@ -12,12 +12,18 @@ use super::*;
 use crate::{
     gateway::{
         client::ClientFiles,
+        keys::InForce,
         pki::PkiError,
         tls::{TlsError, provider},
     },
-    proto::error::v1::ErrorReason,
+    proto::{error::v1::ErrorReason, risk::v1::risk_service_client::RiskServiceClient},
     services::status::{Decoded, decode},
 };
+
+async fn health_status(channel: Channel) -> tonic::Status {
+    let request = HealthCheckRequest::default();
+    HealthClient::new(channel).check(request).await.unwrap_err()
+}
 
 async fn health(channel: Channel) -> Result<(), Decoded> {
     let checked = HealthClient::new(channel)
@@ -39,16 +45,19 @@ async fn a_certificate_of_the_authority_is_enough() {
 async fn a_client_without_a_certificate_is_told_so() {
     let gateway = Gateway::start().await;
     let ours = credentials(&gateway.pki.issue("admin/operator"));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ours.roots[0].clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
-        .with_root_certificates(ours.roots)
+        .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let bare = Dialer {
-        config: Arc::new(config),
-    };
-    let error = bare
+    let mut bare = InForce::new(credentials(&gateway.pki.issue("admin/operator"))).unwrap();
+    bare.client = Arc::new(config);
+    let keys = Keys::new(ours).unwrap();
+    keys.replace(bare);
+    let error = Dialer::new(keys)
         .connect(&gateway.url(), None)
         .await
         .unwrap_err()
@@ -66,7 +75,7 @@ async fn strangers_are_refused_on_both_sides() {
         "the server's certificate was not issued by one of our roots"
     );
 
-    let dialer = Dialer::new(&trusting(&stranger, &gateway.pki)).unwrap();
+    let dialer = Dialer::new(Keys::new(trusting(&stranger, &gateway.pki)).unwrap());
     let error = dialer
         .connect(&gateway.url(), None)
         .await
@@ -277,16 +286,110 @@ async fn a_connection_ends_with_its_certificate() {
         params.not_after = params.not_before + Duration::from_secs(3_600 + 3);
     });
     let channel = gateway.dial(&short).await.unwrap();
-    let mut client = pb::risk_service_client::RiskServiceClient::new(channel);
-    let watched = client
+    let mut client = RiskServiceClient::new(channel);
+    let mut watched = client
         .watch_risks(pb::WatchRisksRequest::default())
         .await
-        .unwrap();
-    let mut watched = watched.into_inner();
+        .unwrap()
+        .into_inner();
     assert!(watched.message().await.unwrap().is_some());
+    let ended = decode(&soon(watched.message()).await.unwrap_err());
+    assert_eq!(ended.code, Code::Unauthenticated);
+    assert_eq!(ended.reason, Some(ErrorReason::CertificateEnded));
+    assert!(ended.zh.contains("证书"), "{}", ended.zh);
+    soon(async {
+        while gateway.connections.count() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_whose_root_is_gone_is_cut_and_the_others_notice_nothing() {
+    let gateway = Gateway::start().await;
+    let (other, issued) = (Pki::new(), gateway.pki.issue("node/nantong"));
+    let keys = gateway.connections.keys();
+    let both = |roots: &[&Pki]| {
+        let roots: Vec<_> = roots
+            .iter()
+            .map(|pki| pki.folder.path().join("ca.pem"))
+            .collect();
+        InForce::new(Credentials::load(&issued.certificate, &issued.key, &roots).unwrap()).unwrap()
+    };
+    // A root that is added lets its clients in.
+    let guest = other.issue("agency/qidong-housing");
+    let guest = Dialer::new(Keys::new(trusting(&guest, &gateway.pki)).unwrap());
+    assert!(guest.connect(&gateway.url(), None).await.is_err());
+    keys.replace(both(&[&gateway.pki, &other]));
+    let guest = guest.connect(&gateway.url(), None).await.unwrap();
+    let native = gateway.channel("agency/qidong-emergency").await;
+    let mut watches = Vec::new();
+    for channel in [&guest, &native] {
+        let mut client = RiskServiceClient::new(channel.clone());
+        let watched = client.watch_risks(pb::WatchRisksRequest::default()).await;
+        let mut watched = watched.unwrap().into_inner();
+        assert!(watched.message().await.unwrap().is_some());
+        watches.push(watched);
+    }
+    let mut slow = RiskServiceClient::new(guest.clone());
+    let call = tokio::spawn(async move { slow.list_risks(pb::ListRisksRequest::default()).await });
+    soon(gateway.fake.begun.notified()).await;
+
+    keys.replace(both(&[&gateway.pki]));
+    let ended = decode(&soon(watches[0].message()).await.unwrap_err());
+    assert_eq!(ended.reason, Some(ErrorReason::CertificateEnded));
+    // While the connection stands it takes no further call; and a call under way ends.
+    let refused = decode(&health_status(guest).await);
     assert!(
-        soon(watched.message()).await.is_err(),
-        "cut off, not left open"
+        matches!(refused.reason, Some(ErrorReason::CertificateEnded))
+            || refused.code == Code::Unavailable
+    );
+    let ended = decode(&soon(call).await.unwrap().unwrap_err());
+    assert_eq!(ended.reason, Some(ErrorReason::CertificateEnded));
+    let only_native = async {
+        while gateway.connections.count() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(only_native).await;
+    assert_eq!(health(native).await, Ok(()));
+    let undisturbed = tokio::time::timeout(Duration::from_millis(100), watches[1].message());
+    assert!(undisturbed.await.is_err(), "it still waits for what comes");
+}
+
+#[tokio::test]
+async fn a_dialler_cuts_a_server_that_it_trusts_no_more() {
+    let gateway = Gateway::start().await;
+    let issued = gateway.pki.issue("agency/qidong-emergency");
+    let keys = Keys::new(credentials(&issued)).unwrap();
+    let dialer = Dialer::new(keys.clone());
+    let channel = dialer.connect(&gateway.url(), None).await.unwrap();
+    let mut client = RiskServiceClient::new(channel);
+    let watched = client.watch_risks(pb::WatchRisksRequest::default()).await;
+    let mut watched = watched.unwrap().into_inner();
+    assert!(watched.message().await.unwrap().is_some());
+    // The same again changes nothing.
+    keys.replace(InForce::new(credentials(&issued)).unwrap());
+    let undisturbed = tokio::time::timeout(Duration::from_millis(100), watched.message());
+    assert!(undisturbed.await.is_err());
+
+    let mut lists = credentials(&issued);
+    gateway
+        .pki
+        .authority
+        .revoke("node/nantong", "lost")
+        .unwrap();
+    let list = std::fs::read(gateway.pki.folder.path().join("crl.pem")).unwrap();
+    lists.crls = vec![rustls::pki_types::pem::PemObject::from_pem_slice(&list).unwrap()];
+    keys.replace(InForce::new(lists).unwrap());
+    assert!(soon(watched.message()).await.is_err());
+    let refused = dialer.connect(&gateway.url(), None).await.unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .ends_with("the server's certificate is revoked"),
+        "{refused}"
     );
 }
 

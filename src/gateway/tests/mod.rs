@@ -16,6 +16,8 @@ use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Ch
 
 use super::{
     client::{DialError, Dialer},
+    connections::Connections,
+    keys::Keys,
     pki::{Authority, DEFAULT_DAYS, Issued, leaf},
     serve::{Limits, serve},
     stack::Gate,
@@ -99,7 +101,12 @@ fn trusting(issued: &Issued, other: &Pki) -> Credentials {
 }
 
 fn dialer(issued: &Issued) -> Dialer {
-    Dialer::new(&credentials(issued)).unwrap()
+    Dialer::new(Keys::new(credentials(issued)).unwrap())
+}
+
+fn tls(issued: &Issued) -> Arc<rustls::ClientConfig> {
+    let keys = Keys::new(credentials(issued)).unwrap();
+    keys.current().client.clone()
 }
 
 /// A gateway that serves [`Fake`] and health as the node `nantong`.
@@ -107,6 +114,7 @@ struct Gateway {
     pki: Pki,
     address: SocketAddr,
     fake: Fake,
+    connections: Arc<Connections>,
     stop: Option<oneshot::Sender<()>>,
     served: JoinHandle<std::io::Result<()>>,
 }
@@ -125,7 +133,7 @@ impl Gateway {
     async fn serving(pki: Pki, issued: &Issued, limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let config = credentials(issued).server().unwrap();
+        let connections = Connections::new(Keys::new(credentials(issued)).unwrap());
         let fake = Fake::default();
         let risks = server::RiskServiceServer::new(fake.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -135,7 +143,7 @@ impl Gateway {
         let stopped = async { drop(stopped.await) };
         let served = tokio::spawn(serve(
             listener,
-            config,
+            connections.clone(),
             domain(),
             gate(&pki),
             routes,
@@ -146,6 +154,7 @@ impl Gateway {
             pki,
             address,
             fake,
+            connections,
             stop: Some(stop),
             served,
         }

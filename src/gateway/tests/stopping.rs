@@ -87,14 +87,13 @@ async fn a_channel_connects_again_by_itself() {
     );
 
     let listener = TcpListener::bind(gateway.address).await.unwrap();
-    let config = credentials(&gateway.pki.issue("node/nantong"))
-        .server()
-        .unwrap();
+    let again = credentials(&gateway.pki.issue("node/nantong"));
+    let connections = Connections::new(Keys::new(again).unwrap());
     let routes = Routes::new(server::RiskServiceServer::new(Fake::default()));
     let never = future::pending();
     let _served = tokio::spawn(serve(
         listener,
-        config,
+        connections,
         domain(),
         gate(&gateway.pki),
         routes,
