@@ -2,6 +2,7 @@
 
 mod data;
 mod keys;
+mod recover;
 mod reference;
 mod upkeep;
 
@@ -11,6 +12,7 @@ use self::{keys::KeysWatch, upkeep::Upkeep};
 pub use data::{DataFolder, Stores};
 use jiff::Timestamp;
 pub use keys::KEYS_CHECK;
+pub use recover::{Recovered, RecoveredLog, Recovery, recover};
 pub use reference::{RULES_CHECK, Reference};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +21,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     audit::{AuditError, Trail},
-    config::{Config, ConfigError, ReplicationMode},
+    config::{Config, ConfigError, ParentConfig, ReplicationMode},
     gateway::{
         client::{DialError, Dialer},
         connections::Connections,
@@ -30,7 +32,7 @@ use crate::{
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
-    replication::{Board, Mirror, Uplink, UplinkOptions},
+    replication::{Board, HeldLog, LinkError, Mirror, Uplink, UplinkOptions},
     services::{
         self,
         access::{Access, Rules},
@@ -96,6 +98,12 @@ pub enum NodeError {
         /// Why.
         cause: std::io::Error,
     },
+    /// What the parent says of what it holds, or that it was not reached.
+    #[error("the parent does not give anything back: {0}")]
+    Parent(#[from] LinkError),
+    /// There is nothing to recover, or not into this folder.
+    #[error("cannot recover: {0}")]
+    Recover(String),
     /// Storage failed while serving; nothing acknowledged is lost.
     #[error("storage failed and the node stopped: {0}; start it again, then run `hefu verify`")]
     Failed(String),
@@ -370,7 +378,7 @@ async fn open_ledger(
     clock: Arc<dyn Clock>,
 ) -> Result<Ledger, NodeError> {
     let (again, again_clock) = (rules.clone(), clock.clone());
-    match try_open_ledger(config, data, seed, rules, clock).await {
+    match try_open_ledger(config, data, seed, rules, clock, None).await {
         Err(NodeError::Ledger(OpenError::StateAhead)) => {
             let path = data.state();
             tracing::warn!("the derived state does not belong to the journal; deriving it again");
@@ -379,7 +387,7 @@ async fn open_ledger(
                 cause,
             };
             durable::rename(&path, &data.set_aside()).map_err(failed)?;
-            try_open_ledger(config, data, seed, again, again_clock).await
+            try_open_ledger(config, data, seed, again, again_clock, None).await
         }
         opened => opened,
     }
@@ -391,6 +399,7 @@ async fn try_open_ledger(
     seed: [u8; 32],
     rules: Arc<Registers>,
     clock: Arc<dyn Clock>,
+    lost: Option<&HeldLog>,
 ) -> Result<Ledger, NodeError> {
     let (config_copy, node, trust_domain) =
         (config.clone(), config.node_id()?, config.trust_domain()?);
@@ -407,7 +416,10 @@ async fn try_open_ledger(
         trust_domain,
         node,
         seed,
-        incarnation: u32::from_be_bytes(incarnation),
+        incarnation: match lost {
+            Some(log) => log.origin.incarnation().0,
+            None => u32::from_be_bytes(incarnation),
+        },
         head_file: Some(data.head()),
         progress: Some(Box::new(|at: Position, of: Position| {
             tracing::info!(
@@ -417,7 +429,8 @@ async fn try_open_ledger(
             );
         })),
     };
-    Ok(Ledger::open(options).await?)
+    let behind = lost.and_then(|log| log.note.clone());
+    Ok(Ledger::open_behind(options, behind).await?)
 }
 
 fn board(
@@ -446,6 +459,12 @@ fn uplink(
         continuous,
         ..UplinkOptions::default()
     };
+    let dial = dial(config, keys, parent)?;
+    Ok(Uplink::new(board, Arc::new(dial), options))
+}
+
+/// How the parent is dialled, which must be the node that the configuration names.
+fn dial(config: &Config, keys: Keys, parent: &ParentConfig) -> Result<Dial, NodeError> {
     let expected = Some((config.trust_domain()?, parent.node_id()?));
     let (dialer, endpoint) = (Dialer::new(keys), parent.endpoint.clone());
     let connect = Box::new(move || {
@@ -458,7 +477,7 @@ fn uplink(
         });
         connecting
     });
-    Ok(Uplink::new(board, Arc::new(Dial(connect)), options))
+    Ok(Dial(connect))
 }
 
 /// Tells everything to stop when it is asked to, or when what must last cannot be written.

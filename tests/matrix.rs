@@ -535,6 +535,7 @@ fn hello(relation: Relation) -> Vec<u8> {
         version_min: 1,
         version_max: 1,
         logs,
+        recover: false,
     };
     let message = Some(replicate_request::Message::Hello(hello));
     replication::ReplicateRequest { message }.encode_to_vec()

@@ -15,6 +15,7 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -234,4 +235,176 @@ async fn a_county_restored_from_an_old_copy_recovers_and_goes_on_as_the_same_log
     assert!(county.stop().success() && city.stop().success());
     verified(&data);
     verified(&scene.folder("city"));
+}
+
+/// `hefu recover` with these arguments: its exit code and what it said.
+fn recover(config: &Path, arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
+    let command = command
+        .args(["recover", "--config"])
+        .arg(config)
+        .args(arguments);
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(said).unwrap(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_whose_disks_are_gone_are_built_anew_from_their_parents() {
+    let domain = Domain::new();
+    domain.grant("[[grant]]\nwho = [\"node/nantong\"]\nmay = [\"replicate\"]\nbrings = [\"*\"]\n");
+    let folder = domain.folder.path().to_owned();
+    let province = configure(&domain, "jiangsu", &folder.join("province"), None);
+    let above = Some(("jiangsu", port(&province)));
+    let city = configure(&domain, "nantong", &folder.join("city"), above);
+    let above = Some(("nantong", port(&city)));
+    let county = configure(&domain, "qidong", &folder.join("county"), above);
+    for config in [&province, &city, &county] {
+        let text = std::fs::read_to_string(config).unwrap();
+        let policy = folder.join("policy.toml").display().to_string();
+        let text = text.replace(
+            "[reference]\n",
+            &format!("[reference]\npolicy = \"{policy}\"\n"),
+        );
+        std::fs::write(config, text).unwrap();
+    }
+    let scene = Scene {
+        domain,
+        city,
+        county,
+    };
+    let above = Process::start(&province);
+    let city = Process::start(&scene.city);
+    let county = Process::start(&scene.county);
+    let mut agency = scene.agency(&county).await;
+    let first = agency.risks.submit_risk(kept("KEPT")).await.unwrap();
+    let first = first.into_inner().receipt.unwrap();
+    fill(&mut agency, "R", 5_000).await;
+    let mut admin = scene.admin(&county).await;
+    assert!(admin.sync().await.complete);
+    assert!(scene.admin(&city).await.sync().await.complete);
+    let before = status(&mut admin).await;
+    // The city is away while the county takes one more in, and then the county's disk is gone.
+    city.kill();
+    agency.submit(risk("LOST")).await.unwrap();
+    county.kill();
+    let (data, key) = (scene.folder("county"), scene.folder("backup.key"));
+    std::fs::copy(data.join("log.key"), &key).unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    let with_key = ["--log-key", key.to_str().unwrap()];
+
+    let (code, said) = recover(&scene.county, &with_key);
+    assert_eq!(code, 4, "{said}");
+    std::fs::remove_dir_all(&data).unwrap();
+    let city = Process::start(&scene.city);
+    let (code, said) = recover(&scene.county, &[]);
+    assert!(code == 1 && said.contains("--log-key"), "{code} {said}");
+    let other = scene.folder("other.key");
+    std::fs::copy(&key, &other).unwrap();
+    std::fs::write(&other, [7; 32]).unwrap();
+    let elsewhere = format!("node.data={}", scene.folder("elsewhere").display());
+    let wrong = ["--log-key", other.to_str().unwrap(), "--set", &elsewhere];
+    let (code, said) = recover(&scene.county, &wrong);
+    assert!(
+        code == 1 && said.contains("that this key has signed"),
+        "{code} {said}"
+    );
+    assert!(!scene.folder("elsewhere").join("journal").exists());
+
+    // Killed in the middle, again and again; a node that is started on such a folder takes nothing in.
+    let mut sizes = Vec::new();
+    for wait in [300, 700, 1_100] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hefu"));
+        let command = command
+            .args(["recover", "--config"])
+            .arg(&scene.county)
+            .args(with_key);
+        let mut cut = command.stdout(Stdio::null()).spawn().unwrap();
+        until!(data.join("journal").exists().then_some(()));
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        cut.kill().unwrap();
+        cut.wait().unwrap();
+        let found = verify::folder(&data).unwrap();
+        // Nothing of the truth is damaged; a state that nothing was written to yet is derived at the next start.
+        let derived = |defect: &String| defect.starts_with("derived state");
+        assert!(found.defects.iter().all(derived), "{:?}", found.defects);
+        sizes.push(found.summary.lines().last().unwrap_or_default().to_owned());
+    }
+    city.kill();
+    let county = Process::start(&scene.county);
+    let mut agency = scene.agency(&county).await;
+    let now = status(&mut scene.admin(&county).await).await;
+    println!("killed three times: {sizes:?}; then {} of 5001", now.size);
+    if now.size < 5_001 {
+        let error = agency.submit(risk("FORK")).await.unwrap_err();
+        assert_eq!(error.reason, Some(ErrorReason::BehindParent));
+    }
+    county.kill();
+
+    let city = Process::start(&scene.city);
+    let json: Vec<_> = with_key
+        .iter()
+        .copied()
+        .chain(["--output", "json"])
+        .collect();
+    let (code, said) = recover(&scene.county, &json);
+    assert_eq!(code, 0, "{said}");
+    let report: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(report["complete"], true);
+    assert_eq!(report["mayBeLostFromIndex"], 5_001);
+    assert!(report["mayBeLostSince"].is_string());
+    let own = &report["logs"][0];
+    assert_eq!(
+        (&own["origin"], &own["entries"]),
+        (&before.origin.as_str().into(), &5_001.into())
+    );
+    let (code, said) = recover(&scene.county, &[]);
+    assert!(code == 0 && said.contains("may be lost"), "{code} {said}");
+    verified(&data);
+
+    let county = Process::start(&scene.county);
+    let mut admin = scene.admin(&county).await;
+    let now = status(&mut admin).await;
+    assert_eq!((&now.origin, now.size), (&before.origin, 5_001));
+    assert_eq!(
+        now.checkpoint, before.checkpoint,
+        "the same log, signed the same"
+    );
+    let mut agency = scene.agency(&county).await;
+    let name = risk("LOST").name;
+    let lost = agency
+        .risks
+        .get_risk(GetRiskRequest { name })
+        .await
+        .unwrap_err();
+    assert_eq!(lost.code(), Code::NotFound);
+    let again = agency.risks.submit_risk(kept("KEPT")).await.unwrap();
+    let again = again.into_inner().receipt.unwrap();
+    assert_eq!(
+        (again.index, again.leaf_hash),
+        (first.index, first.leaf_hash)
+    );
+    agency.submit(risk("LOST")).await.unwrap();
+    assert!(admin.sync().await.complete);
+    assert!(scene.admin(&city).await.sync().await.complete);
+
+    // The city's disk is gone as well: its own log comes back from the province, and the county's.
+    city.kill();
+    let (data, key) = (scene.folder("city"), scene.folder("city.key"));
+    std::fs::copy(data.join("log.key"), &key).unwrap();
+    std::fs::remove_dir_all(&data).unwrap();
+    let (code, said) = recover(&scene.city, &["--log-key", key.to_str().unwrap()]);
+    assert!(code == 0 && said.contains(&before.origin), "{code} {said}");
+    verified(&data);
+    let city = Process::start(&scene.city);
+    let mut at_city = scene.admin(&city).await;
+    let held = checkpoint(&mut at_city, &before.origin).await;
+    assert_eq!(held, checkpoint(&mut admin, "").await);
+    agency.submit(risk("AFTER")).await.unwrap();
+    assert!(admin.sync().await.complete && at_city.sync().await.complete);
+    let top = checkpoint(&mut scene.admin(&above).await, &before.origin).await;
+    assert_eq!(top, checkpoint(&mut admin, "").await);
 }

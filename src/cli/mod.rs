@@ -5,6 +5,7 @@ pub mod client;
 pub mod demo;
 mod pki;
 mod policy;
+mod recover;
 mod serve;
 mod sync;
 pub mod verify;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::client::{ClientError, args, commands};
-use crate::{gateway::client::DialError, node::NodeError};
+use crate::{gateway::client::DialError, node::NodeError, replication::LinkError};
 
 /// How a command ended; the number is the process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,8 @@ enum Command {
     Verify(verify::Verify),
     /// Derive the state of a data folder again from its journal
     Rebuild(serve::Rebuild),
+    /// Build a node whose disk is gone from what its parent holds
+    Recover(recover::Recover),
     /// A small certificate authority for pilots and tests
     Pki(pki::Pki),
     /// Who did what: the audit trail of a node
@@ -97,6 +100,10 @@ impl CliError {
             Self::Client(ClientError::Refused(_)) => Exit::Refused,
             Self::Client(ClientError::NotProven(_)) => Exit::NotProven,
             Self::Client(ClientError::Usage(_)) => Exit::ReadOnly,
+            Self::Node(NodeError::Parent(LinkError::Refused(_) | LinkError::Protocol(_))) => {
+                Exit::Refused
+            }
+            Self::Node(NodeError::Parent(_)) => Exit::NotReached,
             Self::Client(ClientError::Dial(_)) | Self::Node(_) | Self::Other(_) => Exit::Failed,
         }
     }
@@ -127,6 +134,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Sync(sync) => sync.run(&connection).await,
         Command::Verify(verify) => verify.run(&connection).await,
         Command::Rebuild(rebuild) => rebuild.run().await,
+        Command::Recover(recover) => recover.run(&connection).await,
         Command::Audit(audit) => audit.run(&connection).await,
         Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),

@@ -6,7 +6,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    Intake, Ledger, LogView, Published, QUEUE,
+    Intake, Ledger, LogView, Published, QUEUE, SubmitError,
     apply::{Entries, Trees, apply, load_tree},
     committer::{Command, Committer, parse_note},
     entry::StoredEntry,
@@ -91,17 +91,31 @@ impl Ledger {
     /// # Errors
     /// [`OpenError`] says what to do.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
+        Self::open_behind(options, None).await
+    }
+
+    /// As [`Ledger::open`], for a node that has lost everything: a log that does not exist yet is known from
+    /// its first moment on to be behind what this note says, which the node has signed, and nothing is taken in
+    /// before that is here.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub async fn open_behind(options: Options, behind: Option<Note>) -> Result<Self, OpenError> {
         let opening = tokio::task::spawn_blocking(move || open_committer(options));
         let opened = opening
             .await
             .map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
         let (committer, new_log) = opened?;
         let (ledger, queue) = Self::over(&committer, false);
+        let begun = match new_log {
+            true => Some(ledger.begin(behind).await),
+            false => None,
+        };
         let thread = thread::Builder::new().name("committer".to_owned());
         thread
             .spawn(move || committer.run(queue))
             .map_err(OpenError::Thread)?;
-        ledger.begin(new_log).await
+        ledger.begun(begun).await
     }
 
     /// As [`Ledger::open`], with everything that it does as tasks of the caller's runtime, which must have
@@ -112,8 +126,12 @@ impl Ledger {
     pub async fn open_in_turn(options: Options) -> Result<Self, OpenError> {
         let (committer, new_log) = open_committer(options)?;
         let (ledger, queue) = Self::over(&committer, true);
+        let begun = match new_log {
+            true => Some(ledger.begin(None).await),
+            false => None,
+        };
         tokio::spawn(committer.run_in_turn(queue));
-        ledger.begin(new_log).await
+        ledger.begun(begun).await
     }
 
     fn over(committer: &Committer, in_turn: bool) -> (Self, mpsc::Receiver<Command>) {
@@ -131,15 +149,33 @@ impl Ledger {
         (ledger, queue)
     }
 
-    /// Registers the own log where there is none yet.
-    async fn begin(self, new_log: bool) -> Result<Self, OpenError> {
-        if new_log {
-            let (reply, registered) = oneshot::channel();
-            let key = self.key.log_key().clone();
-            let _ = self.commands.send(Command::Register(key, reply)).await;
-            if !matches!(registered.await, Ok(Ok(_))) {
-                return Err(StorageError::Poisoned.into());
-            }
+    /// Registers the own log, and what it is behind of, in the committer's first group: no crash comes
+    /// between the two.
+    async fn begin(&self, behind: Option<Note>) -> oneshot::Receiver<Result<LogNo, SubmitError>> {
+        let (reply, registered) = oneshot::channel();
+        let key = self.key.log_key().clone();
+        let _ = self.commands.send(Command::Register(key, reply)).await;
+        if let Some(note) = behind {
+            let size = note.checkpoint().size;
+            let reason = format!(
+                "this node has lost its log, of which the parent holds {size} entries. It takes nothing in \
+                 until it has recovered them: `hefu recover`"
+            );
+            let (reply, _) = oneshot::channel();
+            let command = Command::Quarantine(LogNo::OWN, Box::new(note), reason, reply);
+            let _ = self.commands.send(command).await;
+        }
+        registered
+    }
+
+    async fn begun(
+        self,
+        registered: Option<oneshot::Receiver<Result<LogNo, SubmitError>>>,
+    ) -> Result<Self, OpenError> {
+        if let Some(registered) = registered
+            && !matches!(registered.await, Ok(Ok(_)))
+        {
+            return Err(StorageError::Poisoned.into());
         }
         Ok(self)
     }

@@ -6,12 +6,17 @@ use std::{
 };
 
 use jiff::Timestamp;
+use prost::Message as _;
 
 use super::NodeError;
 use crate::{
     config::Config,
     gateway::tls,
-    storage::{Behind, Journal, JournalOptions, Opened, SledOptions, SledState, durable},
+    proto::ledger::v1::Log,
+    storage::{
+        Behind, Journal, JournalOptions, LogStore as _, Opened, Position, SledOptions, SledState,
+        durable,
+    },
 };
 
 /// Bytes of the derived state that may wait to be applied: some 70,000 entries.
@@ -78,6 +83,50 @@ impl DataFolder {
     #[must_use]
     pub fn seed(&self) -> PathBuf {
         self.0.join("log.key")
+    }
+
+    /// Puts a backup of the signing seed in its place. One that is there already must be the same.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`], [`NodeError::Tls`] where others can read the backup, [`NodeError::Recover`].
+    pub fn restore_seed(&self, backup: &Path) -> Result<(), NodeError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |cause| NodeError::Data { path, cause }
+        };
+        tls::owner_only(backup)?;
+        let seed = std::fs::read(backup).map_err(failed(backup))?;
+        if seed.len() != 32 {
+            let wrong = std::io::Error::other("a signing seed has 32 bytes");
+            return Err(failed(backup)(wrong));
+        }
+        let path = self.seed();
+        if !path.exists() {
+            return durable::create(&path, &seed, durable::Access::Owner).map_err(failed(&path));
+        }
+        if std::fs::read(&path).map_err(failed(&path))? == seed {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is another key than {}",
+            path.display(),
+            backup.display()
+        );
+        Err(NodeError::Recover(text))
+    }
+
+    /// The origin of the log that lies here; `None` for a folder without one.
+    ///
+    /// # Errors
+    /// [`NodeError::Storage`].
+    pub fn origin(&self) -> Result<Option<String>, NodeError> {
+        if !self.journal().exists() {
+            return Ok(None);
+        }
+        let journal = Journal::open(&self.journal(), JournalOptions::default())?;
+        let first = journal.scan(Position(0), 1)?.frames.into_iter().next();
+        let log = first.and_then(|(_, frame)| Log::decode(frame.payload).ok());
+        Ok(log.map(|log| log.origin))
     }
 
     /// The signing seed, made on first use.

@@ -163,6 +163,9 @@ impl Session {
             let en = format!("this node speaks version {VERSION}, the child {low} to {high}");
             return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, "协议版本不兼容"));
         }
+        if hello.recover {
+            return self.greet_lost().await;
+        }
         self.check_own(&hello)?;
         let (mut positions, mut refused) = (Vec::new(), Vec::new());
         // Logs that are known come first: they say which nodes lie below this child.
@@ -180,6 +183,33 @@ impl Session {
         for refused in refused {
             self.answer(Response::Refused(refused)).await;
         }
+        Ok(())
+    }
+
+    /// Tells a child that has lost everything which logs there are that it may bring. One that is
+    /// quarantined is not given back; the reason is told first.
+    async fn greet_lost(&mut self) -> Result<(), Refusal> {
+        let mut positions = Vec::new();
+        for view in self.board().ledger().published().logs.values() {
+            let origin = view.origin().parse::<Origin>();
+            let brings = |origin: &Origin| self.admission.brings(&self.identity, origin);
+            if view.log == LogNo::OWN || !origin.is_ok_and(|origin| brings(&origin)) {
+                continue;
+            }
+            if let Some(reason) = &view.quarantined {
+                let refused = self.refusal(view.origin(), Fault::Log(forked(reason)))?;
+                self.answer(Response::Refused(refused)).await;
+                continue;
+            }
+            positions.push(pb::LogPosition {
+                origin: view.origin().to_owned(),
+                size: view.tree.size(),
+                cosigned: view.note.clone(),
+                verifier_key: view.key.to_string(),
+            });
+        }
+        tracing::info!(child = %self.child, logs = positions.len(), "a child that lost everything asks");
+        self.welcome(positions).await;
         Ok(())
     }
 
@@ -298,6 +328,7 @@ impl Session {
             origin: offer.origin.clone(),
             size: view.tree.size(),
             cosigned: view.note.clone(),
+            verifier_key: String::new(),
         })
     }
 

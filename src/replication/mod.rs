@@ -16,6 +16,7 @@ mod mirror;
 mod offer;
 mod outflow;
 mod receipt;
+mod recover;
 mod session;
 mod status;
 mod uplink;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 
 pub use board::Board;
 pub use mirror::{Admission, Answers, Mirror};
+pub use recover::{Held, HeldLog, held};
 pub use status::{ChildStatus, LinkState, UplinkStatus};
 pub use uplink::{Synced, SyncedLog, Uplink, UplinkOptions};
 

@@ -178,6 +178,7 @@ impl Session {
             version_min,
             version_max,
             logs,
+            recover: false,
         }));
     }
 

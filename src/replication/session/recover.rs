@@ -54,6 +54,7 @@ impl Session {
             origin: view.origin().to_owned(),
             size: held,
             cosigned: String::new(),
+            verifier_key: String::new(),
         }));
         Ok(())
     }

@@ -109,6 +109,7 @@ fn hello(logs: Vec<pb::LogOffer>) -> Request {
         version_min: 1,
         version_max: 1,
         logs,
+        recover: false,
     })
 }
 
@@ -342,6 +343,7 @@ async fn an_unknown_protocol_version_is_refused() {
         version_min: 2,
         version_max: 3,
         logs,
+        recover: false,
     }));
     forger
         .link

@@ -255,3 +255,64 @@ async fn a_restored_city_takes_back_the_logs_from_below() {
     restored.sync().await;
     same(&restored, &province, &restored.origin());
 }
+
+/// A node that lost everything believes of its parent's list what signatures bear out, and nothing else.
+#[tokio::test]
+async fn what_a_parent_says_that_it_holds_is_checked() {
+    let (city, county, _) = replicated(40).await;
+    let barred = Node::below("barred", &city).await;
+    let wire = county.wire.clone().unwrap();
+    let (parent, domain) = (
+        "nantong".parse().unwrap(),
+        "nantong.gov.cn".parse().unwrap(),
+    );
+    let found = held(&wire, &parent, &domain).await.unwrap();
+    assert!(found.refused.is_empty());
+    let logs: Vec<_> = found
+        .logs
+        .iter()
+        .map(|log| (log.origin.to_string(), log.size()))
+        .collect();
+    assert_eq!(logs, [(county.origin(), 40)]);
+    assert_eq!(found.logs[0].key, *county.ledger.key().log_key());
+    assert!(found.logs[0].time.is_some());
+    drop(barred);
+    type Change = fn(&mut pb::Welcome);
+    let lies: [(Change, &str); 5] = [
+        (
+            |welcome| welcome.logs[0].size += 1,
+            "its size is not the one that is signed",
+        ),
+        (
+            |welcome| welcome.logs[0].cosigned.clear(),
+            "its size is not the one that is signed",
+        ),
+        (
+            |welcome| welcome.node = "rugao".to_owned(),
+            "it is node rugao",
+        ),
+        (
+            |welcome| {
+                let key = NodeKey::new(&[9; 32], &welcome.logs[0].origin, "");
+                welcome.logs[0].verifier_key = key.log_key().to_string();
+            },
+            "bears no signature",
+        ),
+        (
+            |welcome| {
+                let key = NodeKey::new(&[9; 32], "x/y/00000001", "nantong.gov.cn/nantong");
+                welcome.verifier_key = key.cosigner_key().to_string();
+            },
+            "bears no signature",
+        ),
+    ];
+    for (lie, says) in lies {
+        lock(&wire.lies).replace(Box::new(move |message| {
+            if let Some(Response::Welcome(welcome)) = &mut message.message {
+                lie(welcome);
+            }
+        }));
+        let error = held(&wire, &parent, &domain).await.unwrap_err().to_string();
+        assert!(error.contains(says), "{says}: {error}");
+    }
+}
