@@ -442,4 +442,31 @@ fn a_hazard_is_submitted_moved_and_extended_by_command() {
     );
     let overdue = run(&["list", "hazards", "--filter", "overdue = true"]);
     assert!(!said(&overdue).contains("H-1"), "{}", said(&overdue));
+    // Its figures, and what is said of the day before it was found.
+    let days = ["--from", "2024-02-01", "--to", "2024-02-29"];
+    let stats = run(&[&["stats", "hazards", "--by", "level,status"], &days[..]].concat());
+    let shown = said(&stats);
+    assert!(
+        shown.contains("HAZARD_LEVEL_GENERAL") && shown.contains("duplicates"),
+        "{shown}"
+    );
+    let json = run(&[&["stats", "hazards", "-o", "json"], &days[..]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["total"]["figures"]["count"], "1");
+    let sign = |day: &str| {
+        let agency = [
+            "report-nil",
+            "hazards",
+            "--agency",
+            QIDONG,
+            "--post",
+            "值班主任",
+        ];
+        run(&[&agency[..], &["--from", day]].concat())
+    };
+    assert_eq!(code(&sign("2024-02-18")), 5);
+    assert_eq!(code(&sign("2024-02-17")), 0);
+    let reporting = run(&["reporting", "hazards", "--date", "2024-03-01"]);
+    assert_eq!(code(&reporting), 6, "{}", said(&reporting));
+    assert!(said(&reporting).contains("MISSING"), "{}", said(&reporting));
 }

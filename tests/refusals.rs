@@ -20,6 +20,7 @@ use hefu::{
         hazard::v1::{Acceptance, Extension, Hazard, SubmitHazardRequest},
         incident::v1::{Incident, SubmitIncidentRequest},
         measure::v1::{Measure, SubmitMeasureRequest},
+        nilreport::v1::{NilReport, SubmitNilReportRequest},
         risk::v1::{Risk, SubmitRiskRequest},
     },
 };
@@ -306,6 +307,34 @@ const HAZARDS: &[Case<Hazard>] = &[
     }),
 ];
 
+const NIL_REPORTS: &[Case<NilReport>] = &[
+    ("nilreport.register", "REQUIRED", |n| n.register.clear()),
+    ("nilreport.register", "UNKNOWN_REFERENCE", |n| {
+        n.register = "risks".into()
+    }),
+    ("nilreport.from_date", "REQUIRED", |n| n.from_date.clear()),
+    ("nilreport.from_date", "BAD_FORMAT", |n| {
+        n.from_date = "2024-02-30".into()
+    }),
+    ("nilreport.from_date", "BAD_FORMAT", |n| {
+        n.from_date = "20240218".into()
+    }),
+    ("nilreport.to_date", "OUT_OF_ORDER", |n| {
+        n.to_date = "2024-02-17".into()
+    }),
+    ("nilreport.to_date", "OUT_OF_RANGE", |n| {
+        n.to_date = "2024-03-20".into()
+    }),
+    ("nilreport.to_date", "IN_THE_FUTURE", |n| {
+        n.to_date = "2999-01-01".into()
+    }),
+    ("nilreport.statement", "REQUIRED", |n| n.statement.clear()),
+    ("nilreport.post", "TOO_LONG", |n| n.post = "长".repeat(61)),
+    ("nilreport.note", "PERSONAL_DATA", |n| {
+        n.note = format!("证件{}", identity_number())
+    }),
+];
+
 fn plan(hazard: &mut Hazard) -> &mut hefu::proto::hazard::v1::Rectification {
     hazard.rectification.as_mut().unwrap()
 }
@@ -398,6 +427,17 @@ async fn every_rule_names_its_field() {
             .map_err(decoded)
             .unwrap_err();
         check(field, reason, &error);
+    }
+    for (field, reason, break_it) in NIL_REPORTS {
+        let name = format!("agencies/{QIDONG}/nilreports/N-1");
+        let mut bad = support::nil_report(&name, "incidents", "2024-02-18");
+        break_it(&mut bad);
+        let request = SubmitNilReportRequest {
+            nilreport: Some(bad),
+            ..Default::default()
+        };
+        let submitted = agency.nil_reports.submit_nil_report(request).await;
+        check(field, reason, &submitted.map_err(decoded).unwrap_err());
     }
     // All violations at once, not the first.
     let mut bad = risk("R-1");

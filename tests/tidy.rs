@@ -198,4 +198,8 @@ fn every_register_has_the_same_shapes_as_the_generic_service() {
     assert_eq!(risks, shapes("hefu.measure.v1", "Measure", "Measures"));
     assert_eq!(risks, shapes("hefu.incident.v1", "Incident", "Incidents"));
     assert_eq!(risks, shapes("hefu.hazard.v1", "Hazard", "Hazards"));
+    assert_eq!(
+        risks,
+        shapes("hefu.nilreport.v1", "NilReport", "NilReports")
+    );
 }

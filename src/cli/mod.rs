@@ -32,7 +32,7 @@ pub enum Exit {
     NotReached = 4,
     /// 5: the node refused; for `sync`: the parent refused a log.
     Refused = 5,
-    /// 6: `sync`: not everything was cosigned in time.
+    /// 6: `sync`: not everything was cosigned in time; `reporting`: somebody did not report.
     Behind = 6,
     /// 7: `verify`, `custody`: something does not verify.
     NotProven = 7,

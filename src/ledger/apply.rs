@@ -249,6 +249,7 @@ fn apply_revision(
     let previous = previous.as_ref().map(revision);
     let mut batch = Batch::default();
     rules.index(&entry.name, previous, revision(entry), &mut batch);
+    rules.count(&entry.name, previous, revision(entry), staged, &mut batch)?;
     staged.extend(batch);
     Ok(())
 }
@@ -258,6 +259,7 @@ fn revision(entry: &StoredEntry) -> Revision<'_> {
         record: &entry.message.record,
         withdrawn: entry.withdrawn(),
         time: entry.time,
+        created: entry.created,
     }
 }
 

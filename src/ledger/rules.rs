@@ -88,6 +88,8 @@ pub struct Revision<'a> {
     pub withdrawn: bool,
     /// Ledger time of its entry.
     pub time: LedgerTime,
+    /// Ledger time of the record's first one.
+    pub created: LedgerTime,
 }
 
 /// The registers of a node, as the ledger sees them.
@@ -114,4 +116,19 @@ pub trait Rules: Send + Sync + 'static {
         after: Revision<'_>,
         batch: &mut Batch,
     );
+
+    /// Writes what counters change with it, given the state before, pending changes included.
+    ///
+    /// # Errors
+    /// As the state.
+    fn count(
+        &self,
+        _name: &RecordName,
+        _before: Option<Revision<'_>>,
+        _after: Revision<'_>,
+        _state: &dyn StateRead,
+        _batch: &mut Batch,
+    ) -> Result<(), StorageError> {
+        Ok(())
+    }
 }

@@ -6,8 +6,11 @@ use jiff::Timestamp;
 use prost::Message as _;
 
 use super::{
-    About, Context, Link, Register, Tie,
-    engine::value::{Field, Kind, Seen, Value, division, text, time},
+    About, Context, Link, Part, Register, Tie,
+    engine::{
+        tally::{Tally, small},
+        value::{Field, Kind, Seen, Value, division, text, time},
+    },
     parts,
 };
 use crate::{
@@ -65,6 +68,10 @@ impl Register for Hazards {
             get: |hazard| &hazard.duplicate_of,
         },
     ];
+
+    const EVENT: Option<&'static str> = Some("found_time");
+    const COUNTS: bool = true;
+    const SUMS: &'static [&'static str] = &["funds_fen"];
 
     fn name(message: &Hazard) -> &str {
         &message.name
@@ -128,6 +135,29 @@ impl Register for Hazards {
             kept(&mut v.scope(Self::ABOUT.field), before, after);
         }
         v.into_result(()).map_err(Refusal::from)
+    }
+
+    fn tally(hazard: &Hazard, _: LedgerTime) -> Option<Tally> {
+        let place = hazard.place.as_ref().map(|place| place.division.as_str());
+        let plan = hazard.rectification.as_ref();
+        let funds = plan.and_then(|plan| plan.funds_fen).unwrap_or(0);
+        Some(Tally {
+            channel: small(hazard.source()),
+            level: small(hazard.level()),
+            status: small(hazard.state()),
+            duplicate: !hazard.duplicate_of.is_empty(),
+            approximate: plan.is_some_and(|plan| plan.funds_approximate),
+            sums: [funds, 0, 0, 0],
+            ..Tally::new(parts::instant(hazard.found_time.as_ref())?, place)
+        })
+    }
+
+    fn label(part: Part, number: i32) -> &'static str {
+        match part {
+            Part::Level => HazardLevel::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Status => HazardState::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Channel => HazardSource::try_from(number).map_or("", |v| v.as_str_name()),
+        }
     }
 
     fn withdrawal() -> Hazard {

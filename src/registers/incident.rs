@@ -6,8 +6,11 @@ use jiff::Timestamp;
 use prost::Message as _;
 
 use super::{
-    About, Context, Register,
-    engine::value::{Field, Kind, Seen, Value, division, text, time},
+    About, Context, Part, Register,
+    engine::{
+        tally::{Tally, small},
+        value::{Field, Kind, Seen, Value, division, text, time},
+    },
     parts,
 };
 use crate::{
@@ -41,6 +44,11 @@ impl Register for Incidents {
         plural: "Incidents",
         field: "incident",
     };
+
+    const EVENT: Option<&'static str> = Some("occurred_time");
+    const COUNTS: bool = true;
+    const SUMS: &'static [&'static str] =
+        &["deaths", "missing", "serious_injuries", "direct_loss_fen"];
 
     fn name(message: &Incident) -> &str {
         &message.name
@@ -97,6 +105,33 @@ impl Register for Incidents {
         Err(Refusal::new(Reason::TransitionNotAllowed)
             .because(format!("now due: {names}"), format!("此时可报：{names}"))
             .with("allowed", names))
+    }
+
+    fn tally(incident: &Incident, _: LedgerTime) -> Option<Tally> {
+        let place = incident.place.as_ref().map(|place| place.division.as_str());
+        let people = incident.casualties.unwrap_or_default();
+        let count = |n: Option<i32>| n.unwrap_or(0).into();
+        let kind = incident.report.as_ref().map(Report::kind);
+        Some(Tally {
+            level: small(incident.event_class()),
+            status: small(kind.unwrap_or_default()),
+            approximate: incident.figures_approximate,
+            sums: [
+                count(people.deaths),
+                count(people.missing),
+                count(people.serious_injuries),
+                incident.direct_loss_fen.unwrap_or(0),
+            ],
+            ..Tally::new(parts::instant(incident.occurred_time.as_ref())?, place)
+        })
+    }
+
+    fn label(part: Part, number: i32) -> &'static str {
+        match part {
+            Part::Level => EventClass::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Status => ReportKind::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Channel => "",
+        }
     }
 
     fn withdrawal() -> Incident {

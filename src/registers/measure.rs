@@ -1,16 +1,19 @@
 //! The control-measure list (管控措施清单).
 
 use super::{
-    About, Context, Link, Register, Tie,
-    engine::value::{Field, Kind, Value, text, time},
+    About, Context, Link, Part, Register, Tie,
+    engine::{
+        tally::{self, Tally, small},
+        value::{Field, Kind, Value, text, time},
+    },
     parts,
 };
 use crate::{
     enum_kind,
     proto::measure::v1::{Measure, MeasureClass, MeasureState},
     types::{
-        Fen, FieldReason, Reason, RecordName, Refusal, Violations, optional_prose, optional_text,
-        required_prose,
+        Fen, FieldReason, LedgerTime, Reason, RecordName, Refusal, Violations, optional_prose,
+        optional_text, required_prose,
     },
 };
 
@@ -34,6 +37,9 @@ impl Register for Measures {
         tie: Tie::Part,
         get: |measure| &measure.risk,
     }];
+
+    const COUNTS: bool = true;
+    const SUMS: &'static [&'static str] = &["funds_fen"];
 
     fn name(message: &Measure) -> &str {
         &message.name
@@ -83,6 +89,23 @@ impl Register for Measures {
                 format!("{from} 之后可为 {names}"),
             )
             .with("allowed", names))
+    }
+
+    fn tally(measure: &Measure, created: LedgerTime) -> Option<Tally> {
+        Some(Tally {
+            level: small(measure.measure_class()),
+            status: small(measure.state()),
+            sums: [measure.funds_fen, 0, 0, 0],
+            ..tally::taken(created, None)
+        })
+    }
+
+    fn label(part: Part, number: i32) -> &'static str {
+        match part {
+            Part::Level => MeasureClass::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Status => MeasureState::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Channel => "",
+        }
     }
 
     fn withdrawal() -> Measure {

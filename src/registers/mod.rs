@@ -7,17 +7,19 @@ pub mod engine;
 mod hazard;
 mod incident;
 mod measure;
+mod nilreport;
 mod parts;
 mod risk;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, civil::Date};
 
 use engine::{erased::Erased, value::Field};
 pub use engine::{
     filter::Filter,
-    list::{HistoryQuery, ListQuery, Page, history, list},
+    list::{HistoryQuery, ListQuery, Page, history, list, times},
+    tally::{Counted, SUMS, Tally, counted},
 };
 
 use crate::{
@@ -26,6 +28,11 @@ use crate::{
         Agency, DivisionTable, LedgerTime, RecordName, Refusal, RegisterId, RuleTable, Violations,
     },
 };
+
+pub use nilreport::MAX_DAYS as MAX_NIL_DAYS;
+
+/// The registers of events, by period: whoever has none of them can say so.
+pub const PERIODIC: &[&str] = &["hazards", "incidents"];
 
 /// The names of a register.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +96,26 @@ pub struct Linked {
     pub name: String,
 }
 
+/// What statistics tell records apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// How grave, or of which class.
+    Level,
+    /// Where it stands.
+    Status,
+    /// How it came to light.
+    Channel,
+}
+
+/// What a record says is not there: records of its agency with an event on these days.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silence {
+    /// The register.
+    pub register: RegisterId,
+    /// The days in Beijing.
+    pub days: RangeInclusive<Date>,
+}
+
 /// A register: what one small file says.
 pub trait Register: Send + Sync + Sized + 'static {
     /// Its record.
@@ -98,6 +125,13 @@ pub trait Register: Send + Sync + Sized + 'static {
     const ABOUT: About;
     /// Which other records its records may name.
     const LINKS: &'static [Link<Self::Message>] = &[];
+
+    /// The indexed field of the time at which what it records happened.
+    const EVENT: Option<&'static str> = None;
+    /// Whether statistics count its records.
+    const COUNTS: bool = false;
+    /// What they sum up, with the unit in the name: at most [`SUMS`].
+    const SUMS: &'static [&'static str] = &[];
 
     /// The resource name of a record.
     fn name(message: &Self::Message) -> &str;
@@ -119,6 +153,21 @@ pub trait Register: Send + Sync + Sized + 'static {
     /// A refusal that names the states that it may set.
     fn permits(&self, _: &Self::Message, _: &Context<'_>) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    /// What a record counts as; it must follow from the record's bytes and its first ledger time alone.
+    fn tally(_: &Self::Message, _created: LedgerTime) -> Option<Tally> {
+        None
+    }
+
+    /// The name of a number that statistics tell records apart by; empty where there is none.
+    fn label(_: Part, _number: i32) -> &'static str {
+        ""
+    }
+
+    /// What a record says is not there.
+    fn silence(_: &Self::Message) -> Option<Silence> {
+        None
     }
 
     /// The fields that a withdrawal sets; they are appended to the standing bytes.
@@ -169,6 +218,24 @@ pub trait AnyRegister: Send + Sync {
     /// The index keys of a record.
     fn index_keys(&self, name: &RecordName, record: &[u8]) -> Vec<Vec<u8>>;
 
+    /// The index number of [`Register::EVENT`].
+    fn event(&self) -> Option<u8>;
+
+    /// As [`Register::silence`], from bytes.
+    fn silence(&self, record: &[u8]) -> Option<Silence>;
+
+    /// As [`Register::COUNTS`].
+    fn counts(&self) -> bool;
+
+    /// As [`Register::tally`], from bytes.
+    fn tally(&self, record: &[u8], created: LedgerTime) -> Option<Tally>;
+
+    /// As [`Register::SUMS`].
+    fn sums(&self) -> &'static [&'static str];
+
+    /// As [`Register::label`].
+    fn label(&self, part: Part, number: u8) -> &'static str;
+
     /// Parses a filter against this register's fields.
     ///
     /// # Errors
@@ -186,13 +253,16 @@ pub trait AnyRegister: Send + Sync {
 }
 
 /// The registers of a node, by id.
-pub struct Registers(BTreeMap<RegisterId, Box<dyn AnyRegister>>);
+pub struct Registers {
+    all: BTreeMap<RegisterId, Box<dyn AnyRegister>>,
+    rules: Arc<RuleTable>,
+}
 
 impl Registers {
     /// All registers, over this reference data.
     #[must_use]
     pub fn new(divisions: Arc<DivisionTable>, rules: Arc<RuleTable>) -> Self {
-        let all: [Box<dyn AnyRegister>; 4] = [
+        let all: [Box<dyn AnyRegister>; 5] = [
             Box::new(Erased(risk::Risks {
                 divisions: divisions.clone(),
             })),
@@ -201,24 +271,45 @@ impl Registers {
                 divisions: divisions.clone(),
                 rules: rules.clone(),
             })),
-            Box::new(Erased(hazard::Hazards { divisions, rules })),
+            Box::new(Erased(hazard::Hazards {
+                divisions,
+                rules: rules.clone(),
+            })),
+            Box::new(Erased(nilreport::NilReports)),
         ];
         // The ids are constants of this crate; a test parses each.
-        Self(
-            all.into_iter()
+        let all = all.into_iter();
+        Self {
+            all: all
                 .filter_map(|r| Some((r.about().id.parse().ok()?, r)))
                 .collect(),
-        )
+            rules,
+        }
+    }
+
+    /// The dated rules that they apply.
+    #[must_use]
+    pub fn rules(&self) -> &RuleTable {
+        &self.rules
+    }
+
+    /// The register of nil reports.
+    #[must_use]
+    pub fn nil_reports(&self) -> Option<&RegisterId> {
+        let id = <nilreport::NilReports as Register>::ABOUT.id;
+        self.all.keys().find(|known| known.as_str() == id)
     }
 
     /// A register; `None` for one that this program does not know.
     #[must_use]
     pub fn get(&self, id: &RegisterId) -> Option<&dyn AnyRegister> {
-        self.0.get(id).map(AsRef::as_ref)
+        self.all.get(id).map(AsRef::as_ref)
     }
 
     /// All registers.
     pub fn iter(&self) -> impl Iterator<Item = (&RegisterId, &dyn AnyRegister)> {
-        self.0.iter().map(|(id, register)| (id, register.as_ref()))
+        self.all
+            .iter()
+            .map(|(id, register)| (id, register.as_ref()))
     }
 }

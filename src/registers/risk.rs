@@ -3,16 +3,19 @@
 use std::sync::Arc;
 
 use super::{
-    About, Context, Register,
-    engine::value::{Field, Kind, Value, division, text},
+    About, Context, Part, Register,
+    engine::{
+        tally::{self, Tally, small},
+        value::{Field, Kind, Value, division, text},
+    },
     parts,
 };
 use crate::{
     enum_kind,
     proto::risk::v1::{ConsequenceType, Risk, RiskLevel, RiskState},
     types::{
-        DivisionTable, FieldReason, Reason, Refusal, Sector, Violations, optional_prose,
-        optional_text, required_prose, required_text,
+        DivisionTable, FieldReason, LedgerTime, Reason, Refusal, Sector, Violations,
+        optional_prose, optional_text, required_prose, required_text,
     },
 };
 
@@ -32,6 +35,8 @@ impl Register for Risks {
         plural: "Risks",
         field: "risk",
     };
+
+    const COUNTS: bool = true;
 
     fn name(message: &Risk) -> &str {
         &message.name
@@ -76,6 +81,23 @@ impl Register for Risks {
             );
         }
         Ok(())
+    }
+
+    fn tally(risk: &Risk, created: LedgerTime) -> Option<Tally> {
+        let place = risk.place.as_ref().map(|place| place.division.as_str());
+        Some(Tally {
+            level: small(risk.level()),
+            status: small(risk.state()),
+            ..tally::taken(created, place)
+        })
+    }
+
+    fn label(part: Part, number: i32) -> &'static str {
+        match part {
+            Part::Level => RiskLevel::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Status => RiskState::try_from(number).map_or("", |v| v.as_str_name()),
+            Part::Channel => "",
+        }
     }
 
     fn withdrawal() -> Risk {

@@ -47,6 +47,12 @@ impl Access {
         Self { rules, node }
     }
 
+    /// The node that decides.
+    #[must_use]
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
     /// Tells when the rules change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Arc<Rules>> {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::{
-    access::Caller,
+    asker::Asker,
     convert::{digest, int, negative},
     register::Shared,
     status::{status, storage},
 };
 use crate::{
-    audit::Account,
     ledger::{
         LogView,
         entry::{StoredEntry, timestamp},
@@ -21,7 +20,7 @@ use crate::{
     },
     proto::ledger::v1::{self as pb, ledger_service_server::LedgerService},
     storage::StorageError,
-    types::{Action, LogIndex, LogNo, Peer, Reason, RecordName, Refusal, Violations},
+    types::{Action, LogIndex, LogNo, Reason, RecordName, Refusal, Violations},
 };
 
 /// Entries of a page, by default and at most.
@@ -35,30 +34,9 @@ const PAGE_BYTES: usize = 1024 * 1024;
 #[derive(Clone)]
 pub struct Ledgers(pub Arc<Shared>);
 
-/// Who calls, and the account of the call.
-struct Asker {
-    caller: Caller,
-    account: Account,
-}
-
-impl std::ops::Deref for Asker {
-    type Target = Caller;
-
-    fn deref(&self) -> &Caller {
-        &self.caller
-    }
-}
-
 impl Ledgers {
     fn caller<M>(&self, request: &Request<M>) -> Result<Asker, Refusal> {
-        let peer = request.extensions().get::<Peer>();
-        let peer = peer.ok_or_else(|| Refusal::new(Reason::IdentityMissing))?;
-        let account = request.extensions().get::<Account>();
-        let account = account.ok_or_else(|| Refusal::new(Reason::Internal))?;
-        Ok(Asker {
-            caller: self.0.access.caller(&peer.identity),
-            account: account.clone(),
-        })
+        Asker::of(&self.0.access, request)
     }
 
     /// A log that the caller may know of; another one is as absent.

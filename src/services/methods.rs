@@ -47,6 +47,7 @@ const SERVICES: &[(&str, &[Action])] = &[
         "hefu.replication.v1.ReplicationService",
         &[Action::Replicate],
     ),
+    ("hefu.statistics.v1.StatisticsService", &[Action::Read]),
     ("hefu.node.v1.NodeService", &[Action::Administer]),
     ("hefu.audit.v1.AuditService", &[Action::Audit]),
 ];

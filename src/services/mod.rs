@@ -1,6 +1,7 @@
 //! The gRPC services, and the one place where errors become a status.
 
 pub mod access;
+mod asker;
 pub mod audit;
 pub mod convert;
 pub mod ledger;
@@ -10,6 +11,7 @@ pub mod position;
 pub mod reflection;
 pub mod register;
 pub mod replication;
+pub mod statistics;
 pub mod status;
 pub mod token;
 pub mod wire;
@@ -27,6 +29,7 @@ use self::{
     reflection::Reflection,
     register::{RegisterService, Shared},
     replication::Replication,
+    statistics::Statistics,
 };
 use crate::{
     proto::{
@@ -34,6 +37,7 @@ use crate::{
         ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::replication_service_server::ReplicationServiceServer,
+        statistics::v1::statistics_service_server::StatisticsServiceServer,
     },
     replication::{MAX_MESSAGE_BYTES as REPLICATION_BYTES, Mirror},
 };
@@ -57,6 +61,14 @@ pub fn routes(
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip);
+    let statistics = Statistics {
+        shared: shared.clone(),
+        child: nodes.uplink.is_some(),
+    };
+    let statistics = StatisticsServiceServer::new(statistics)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let nodes = NodeServiceServer::new(nodes)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -71,6 +83,7 @@ pub fn routes(
         .add_service(ledgers)
         .add_service(nodes)
         .add_service(audits)
+        .add_service(statistics)
         .add_service(replication);
     let reflection = Reflection::new(shared.access.clone(), methods)?;
     for version in ["v1", "v1alpha"] {

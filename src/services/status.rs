@@ -40,6 +40,7 @@ pub fn code(reason: Reason) -> Code {
         R::EtagStale => Code::Aborted,
         R::RequestIdReused => Code::AlreadyExists,
         R::TransitionNotAllowed
+        | R::NilContradicted
         | R::LiveDependents
         | R::ReferenceMissing
         | R::LogForked

@@ -49,8 +49,8 @@ pub use reason::FieldReason;
 pub use refusal::{Reason, Refusal};
 pub use request::RequestId;
 pub use rules::{
-    Authority, Clocks, CorrectionWindow, Decisions, Edition, Grades, Ordinary, RuleError,
-    RuleTable, Threshold, TypePrefix,
+    Authority, Clocks, CorrectionWindow, Decisions, Duties, Duty, Edition, Every, Grades, Ordinary,
+    RuleError, RuleTable, Threshold, TypePrefix,
 };
 pub use sector::Sector;
 pub use table::TableError;
@@ -59,7 +59,7 @@ pub use text::{
 };
 pub use time::{
     CLOCK_SKEW, Clock, LedgerTime, LedgerTimeError, ManualClock, SystemClock, beijing_date,
-    beijing_midnight, beijing_time, not_in_future, parse_timestamp,
+    beijing_midnight, beijing_time, not_in_future, parse_date, parse_timestamp,
 };
 pub use uscc::{Uscc, UsccError, check_uscc};
 pub use violation::{Explain, Scope, Violation, Violations, excerpt};

@@ -143,6 +143,9 @@ reasons! {
     /// The certificate of the connection has ended, is revoked, or leads to a root that is trusted no more.
     CertificateEnded = 37, "CERTIFICATE_ENDED",
         "the certificate of this connection has ended, was revoked or is no longer trusted; connect with another", "此连接的证书已到期、被吊销或不再受信任，请更换证书后重新连接";
+    /// The agency has records with an event in the period that it says has none.
+    NilContradicted = 38, "NIL_CONTRADICTED",
+        "there are records in the period that you say has none; send those, or correct the period", "所报期间内已有记录，不能零报告";
 }
 
 impl Reason {

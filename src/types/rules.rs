@@ -19,8 +19,8 @@ pub use self::accident::{
     Authority, Clocks, CorrectionWindow, Grades, Ordinary, Threshold, TypePrefix,
 };
 use self::accident::{check_clocks, check_grades, check_window};
-pub use self::duty::Decisions;
-use self::duty::check_decisions;
+pub use self::duty::{Decisions, Duties, Duty, Every};
+use self::duty::{check_decisions, check_duties};
 pub use self::edition::Edition;
 use self::edition::{Editions, editions, line_of};
 use super::grade::{AccidentGrade, AccidentLosses, EventType};
@@ -61,6 +61,7 @@ pub struct RuleTable {
     reporting_clocks: Editions<Clocks>,
     correction_windows: Editions<CorrectionWindow>,
     hazard_decisions: Editions<Decisions>,
+    reporting_duties: Editions<Duties>,
 }
 
 impl RuleTable {
@@ -105,6 +106,12 @@ impl RuleTable {
                 file.hazard_decisions,
                 check_decisions,
             )?,
+            reporting_duties: editions(
+                text,
+                "reporting_duties",
+                file.reporting_duties,
+                check_duties,
+            )?,
         })
     }
 
@@ -138,6 +145,12 @@ impl RuleTable {
         self.hazard_decisions.at(at)
     }
 
+    /// Who must report what at a time.
+    #[must_use]
+    pub fn duties(&self, at: Timestamp) -> &Edition<Duties> {
+        self.reporting_duties.at(at)
+    }
+
     /// The first instant at which a change of casualties is no longer part of the report.
     #[must_use]
     pub fn correction_deadline(&self, event_type: &EventType, occurred: Timestamp) -> Timestamp {
@@ -159,4 +172,6 @@ struct File {
     correction_windows: Vec<Spanned<Edition<CorrectionWindow>>>,
     #[serde(default)]
     hazard_decisions: Vec<Spanned<Edition<Decisions>>>,
+    #[serde(default)]
+    reporting_duties: Vec<Spanned<Edition<Duties>>>,
 }

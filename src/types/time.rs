@@ -170,6 +170,25 @@ pub fn parse_timestamp(
     time
 }
 
+/// Checks a required calendar day, written as `2024-02-18`, of the years 1900 to 2999.
+pub fn parse_date(v: &mut Violations, path: &str, text: &str) -> Option<Date> {
+    if text.is_empty() {
+        v.required(path);
+        return None;
+    }
+    let date = text
+        .parse::<Date>()
+        .ok()
+        .filter(|date| date.to_string() == text);
+    if date.is_none_or(|date| !(1900..=2999).contains(&date.year())) {
+        let en = "is no day: write it as 2024-02-18, in the years 1900 to 2999";
+        let zh = "不是有效日期：请写作 2024-02-18，年份 1900 至 2999";
+        v.field(path, FieldReason::BadFormat, en, zh);
+        return None;
+    }
+    date
+}
+
 /// Records a violation when `time` is later than `now` by more than [`CLOCK_SKEW`].
 pub fn not_in_future(v: &mut Violations, path: &str, time: Timestamp, now: Timestamp) {
     if time.duration_since(now) > CLOCK_SKEW {

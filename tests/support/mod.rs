@@ -32,11 +32,13 @@ use hefu::{
         measure::v1::{
             Measure, MeasureClass, MeasureState, measure_service_client::MeasureServiceClient,
         },
+        nilreport::v1::{NilReport, nil_report_service_client::NilReportServiceClient},
         node::v1::{SyncParentRequest, SyncParentResponse, node_service_client::NodeServiceClient},
         risk::v1::{
             ConsequenceType, Risk, RiskLevel, RiskState, SubmitRiskRequest, SubmitRiskResponse,
             risk_service_client::RiskServiceClient,
         },
+        statistics::v1::statistics_service_client::StatisticsServiceClient,
         r#type::v1::{Datum, Place, Unit},
     },
     services::status::{Decoded, decode},
@@ -281,6 +283,8 @@ pub struct Clients {
     pub measures: MeasureServiceClient<Channel>,
     pub incidents: IncidentServiceClient<Channel>,
     pub hazards: HazardServiceClient<Channel>,
+    pub nil_reports: NilReportServiceClient<Channel>,
+    pub statistics: StatisticsServiceClient<Channel>,
     pub ledger: LedgerServiceClient<Channel>,
     pub node: NodeServiceClient<Channel>,
     pub channel: Channel,
@@ -293,6 +297,8 @@ impl Clients {
             measures: MeasureServiceClient::new(channel.clone()),
             incidents: IncidentServiceClient::new(channel.clone()),
             hazards: HazardServiceClient::new(channel.clone()),
+            nil_reports: NilReportServiceClient::new(channel.clone()),
+            statistics: StatisticsServiceClient::new(channel.clone()),
             ledger: LedgerServiceClient::new(channel.clone()),
             node: NodeServiceClient::new(channel.clone()),
             channel,
@@ -442,6 +448,19 @@ pub fn hazard(item: &str) -> Hazard {
         }),
         state: HazardState::Reported.into(),
         ..Hazard::default()
+    }
+}
+
+/// A statement that there was nothing on a day.
+pub fn nil_report(name: &str, register: &str, day: &str) -> NilReport {
+    NilReport {
+        name: name.to_owned(),
+        register: register.to_owned(),
+        from_date: day.to_owned(),
+        to_date: day.to_owned(),
+        statement: "本日无事项".into(),
+        post: "值班主任".into(),
+        ..NilReport::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{Client, ClientError, hazard::HazardCommand};
+use super::{Client, ClientError, figures::FiguresCommand, hazard::HazardCommand};
 use crate::gateway::client::{ClientFiles, Dialer};
 
 /// Which node, and as whom.
@@ -108,6 +108,9 @@ pub enum Command {
         #[command(subcommand)]
         command: HazardCommand,
     },
+    /// Figures and reporters
+    #[command(flatten)]
+    Figures(FiguresCommand),
     /// Read one record
     #[command(after_help = "Example:\n  hefu get agencies/qidong-emergency/risks/R-2024-0001")]
     Get {

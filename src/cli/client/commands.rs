@@ -16,7 +16,7 @@ use super::{
     args::{Command, Connection, Output},
     board, csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
-    hazard, method, table,
+    figures, hazard, method, table,
 };
 use crate::{
     cli::{Exit, verify},
@@ -56,6 +56,7 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
         }
         Command::Report { file, agency } => shown.report(&file, agency.as_deref()).await,
         Command::Hazard { command } => hazard::run(command, &client, connection.output).await,
+        Command::Figures(command) => figures::run(command, &client, connection.output).await,
         Command::Get { name } => shown.get(&name).await,
         Command::List {
             register,

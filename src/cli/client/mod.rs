@@ -5,6 +5,7 @@ pub mod board;
 pub mod commands;
 pub mod csv;
 pub mod dynamic;
+mod figures;
 mod hazard;
 pub mod table;
 

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use prost::Message as _;
 
 use super::{
-    super::{About, AnyRegister, Context, Link, Linked, Register, Tie},
+    super::{About, AnyRegister, Context, Link, Linked, Part, Register, Silence, Tie},
     filter::{Condition, Filter},
     index,
+    tally::Tally,
     value::{Field, Seen, Value},
 };
 use crate::{
@@ -140,6 +141,30 @@ impl<R: Register> AnyRegister for Erased<R> {
         };
         let keys: BTreeSet<_> = R::fields().iter().filter_map(key).collect();
         keys.into_iter().collect()
+    }
+
+    fn event(&self) -> Option<u8> {
+        self.index_of(R::EVENT?)
+    }
+
+    fn silence(&self, record: &[u8]) -> Option<Silence> {
+        R::silence(&R::Message::decode(record).ok()?)
+    }
+
+    fn counts(&self) -> bool {
+        R::COUNTS
+    }
+
+    fn tally(&self, record: &[u8], created: LedgerTime) -> Option<Tally> {
+        R::tally(&R::Message::decode(record).ok()?, created)
+    }
+
+    fn sums(&self) -> &'static [&'static str] {
+        R::SUMS
+    }
+
+    fn label(&self, part: Part, number: u8) -> &'static str {
+        R::label(part, number.into())
     }
 
     fn filter(&self, text: &str) -> Result<Filter, Refusal> {

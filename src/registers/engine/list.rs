@@ -16,7 +16,7 @@ use crate::{
         head::{EntryRef, Head},
         keys,
     },
-    storage::{KeyRange, StorageError},
+    storage::{KeyRange, StateStore, StorageError},
     types::{AgencyId, Collection, FieldReason, LogIndex, Reason, RecordName, Refusal, Violations},
 };
 
@@ -219,6 +219,26 @@ fn resume(plan: &mut Plan, cursor: &[u8]) {
     } else {
         plan.range.start = [cursor, &[0]].concat();
     }
+}
+
+/// The records of a register whose event lies from `from` on and before `to`, withdrawn ones included.
+pub fn times<'a>(
+    register: &'a dyn AnyRegister,
+    state: &'a dyn StateStore,
+    from: Timestamp,
+    to: Timestamp,
+) -> impl Iterator<Item = Result<RecordName, StorageError>> + 'a {
+    let id = register.about().id;
+    let field = register.event();
+    let pairs = field.into_iter().flat_map(move |number| {
+        let key = |at| index::exact(id, number, &Value::Time(at));
+        let range = KeyRange {
+            start: key(from),
+            end: Some(key(to)),
+        };
+        state.scan(range, false)
+    });
+    pairs.filter_map(move |pair| pair.map(|(key, _)| index::name(id, &key)).transpose())
 }
 
 fn order_invalid(register: &dyn AnyRegister) -> Refusal {

@@ -5,6 +5,7 @@ pub mod filter;
 pub mod index;
 pub mod list;
 pub mod rules;
+pub mod tally;
 pub mod value;
 
 #[cfg(test)]

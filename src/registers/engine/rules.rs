@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     super::{AnyRegister, Linked, Registers, Tie},
-    index,
+    index, tally,
 };
 use crate::{
     ledger::{
@@ -37,6 +37,7 @@ impl Rules for Registers {
                 let before = change.standing.filter(|(_, withdrawn)| !withdrawn);
                 register.step(before.map(|(bytes, _)| bytes.as_ref()), record)?;
                 self.check_links(state, register, change.name, before, record)?;
+                self.check_silence(state, register, change.name, record)?;
                 Ok(Judgement {
                     record: record.clone(),
                     cascade: Vec::new(),
@@ -81,6 +82,25 @@ impl Rules for Registers {
             batch.changes.insert(key.clone(), Some(Vec::new()));
         }
     }
+
+    fn count(
+        &self,
+        name: &RecordName,
+        before: Option<Revision<'_>>,
+        after: Revision<'_>,
+        state: &dyn StateRead,
+        batch: &mut Batch,
+    ) -> Result<(), StorageError> {
+        let Some(register) = self.get(name.register()).filter(|r| r.counts()) else {
+            return Ok(());
+        };
+        let tally = |revision: Revision<'_>| {
+            let live = !revision.withdrawn;
+            live.then(|| register.tally(revision.record, revision.created))?
+        };
+        let (before, after) = (before.and_then(tally), tally(after));
+        tally::change(register, name, before, after, state, batch)
+    }
 }
 
 impl Registers {
@@ -96,6 +116,34 @@ impl Registers {
             }
         }
         Ok(found)
+    }
+
+    /// What a record says is not there must not be there.
+    fn check_silence(
+        &self,
+        state: &dyn StateRead,
+        register: &dyn AnyRegister,
+        name: &RecordName,
+        record: &[u8],
+    ) -> Result<(), JudgeError> {
+        let Some(silence) = register.silence(record) else {
+            return Ok(());
+        };
+        let Some(of) = self.get(&silence.register) else {
+            return Ok(());
+        };
+        let count = tally::count_of(of, name.agency(), state, &silence.days)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let (from, to) = (silence.days.start(), silence.days.end());
+        Err(Refusal::new(Reason::NilContradicted)
+            .because(
+                format!("{count} {} from {from} to {to}", silence.register),
+                format!("{from} 至 {to} 有 {} {count} 条", silence.register),
+            )
+            .with("count", count)
+            .into())
     }
 
     /// Every record that a record names must be there, as far as its tie asks for that.

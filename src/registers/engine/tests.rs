@@ -1,18 +1,21 @@
 //! The engine as a whole: whatever happens, indexes say what the records say, and lists miss nothing.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+
+use jiff::{ToSpan as _, civil::Date};
 
 use proptest::prelude::*;
 use prost::Message as _;
 
-use super::super::{ListQuery, Registers, list};
+use super::super::{AnyRegister, Counted, ListQuery, PERIODIC, Registers, SUMS, counted, list};
 use crate::{
     ledger::{
         Ledger, Options,
-        keys::INDEX,
+        keys::{INDEX, TALLIES},
         rules::{Intent, Proposal},
     },
     proto::{
+        hazard::v1::{Hazard, Rectification},
         measure::v1::Measure,
         risk::v1::{Risk, RiskState},
         r#type::v1::Place,
@@ -120,9 +123,17 @@ fn proposal(step: &Step) -> Proposal {
 }
 
 async fn ledger(registers: Arc<Registers>) -> Ledger {
+    open(registers, &Arc::default(), &Arc::default()).await
+}
+
+async fn open(
+    registers: Arc<Registers>,
+    journal: &Arc<MemoryLog>,
+    state: &Arc<MemoryState>,
+) -> Ledger {
     let options = Options {
-        journal: Arc::new(MemoryLog::default()),
-        state: Arc::new(MemoryState::default()),
+        journal: journal.clone(),
+        state: state.clone(),
         rules: registers,
         clock: Arc::new(ManualClock::new("2026-11-23T08:00:00Z".parse().unwrap())),
         trust_domain: "nantong.gov.cn".parse().unwrap(),
@@ -226,5 +237,203 @@ proptest! {
             }
             ledger.stop().await;
         });
+    }
+}
+
+/// A hazard in some revision, or its withdrawal.
+#[derive(Debug, Clone)]
+struct Found {
+    agency: usize,
+    item: u8,
+    day: i64,
+    division: usize,
+    level: i32,
+    source: i32,
+    state: i32,
+    funds: Option<i64>,
+    again: Option<u8>,
+    withdrawn: bool,
+}
+
+fn found() -> impl Strategy<Value = Vec<Found>> {
+    let one = (
+        (0..2usize, 0..6u8, 0..100i64, 0..4usize),
+        (1..3i32, 0..12i32, 1..3i32),
+        proptest::option::of(0..1_000_000i64),
+        proptest::option::weighted(0.2, 0..6u8),
+        proptest::bool::weighted(0.1),
+    );
+    let one = one.prop_map(
+        |((agency, item, day, division), kinds, funds, again, withdrawn)| {
+            let (level, source, state) = kinds;
+            Found {
+                agency,
+                item,
+                day,
+                division,
+                level,
+                source,
+                state,
+                funds,
+                again,
+                withdrawn,
+            }
+        },
+    );
+    proptest::collection::vec(one, 1..60)
+}
+
+fn hazard(found: &Found) -> Proposal {
+    let name = |item: u8| format!("agencies/{}/hazards/H-{item}", AGENCIES[found.agency]);
+    let record = Hazard {
+        name: name(found.item),
+        level: found.level,
+        source: found.source,
+        state: found.state,
+        found_time: Some(prost_types::Timestamp {
+            seconds: 1_704_000_000 + found.day * 86_400,
+            nanos: 0,
+        }),
+        place: Some(Place {
+            division: DIVISIONS[found.division].to_owned(),
+            ..Place::default()
+        }),
+        rectification: found.funds.map(|fen| Rectification {
+            funds_fen: Some(fen),
+            funds_approximate: fen % 2 == 0,
+            ..Rectification::default()
+        }),
+        duplicate_of: found.again.map(name).unwrap_or_default(),
+        ..Hazard::default()
+    };
+    let intent = match found.withdrawn {
+        true => Intent::Withdraw {
+            reason: "x".to_owned(),
+            cascade: false,
+        },
+        false => Intent::Submit(record.encode_to_vec().into()),
+    };
+    Proposal {
+        name: record.name.parse().unwrap(),
+        intent,
+        submitter: "spiffe://nantong.gov.cn/agency/x-y".to_owned(),
+        request: None,
+        etag: None,
+        validate_only: false,
+    }
+}
+
+type Figures = BTreeMap<(String, String, [u8; 3], [bool; 2]), (u32, [i64; SUMS])>;
+
+/// What the counters say of some days.
+fn by_counters(
+    ledger: &Ledger,
+    register: &dyn AnyRegister,
+    days: &RangeInclusive<Date>,
+) -> Figures {
+    let mut figures = Figures::new();
+    let mut each = |c: Counted| {
+        let key = (
+            c.agency.to_string(),
+            c.division,
+            [c.channel, c.level, c.status],
+            [c.duplicate, c.approximate],
+        );
+        let held = figures.entry(key).or_default();
+        held.0 += c.count;
+        held.1
+            .iter_mut()
+            .zip(c.sums)
+            .for_each(|(sum, more)| *sum += more);
+    };
+    counted(register, &ledger.state(), days, &mut each).unwrap();
+    figures
+}
+
+/// What the records say of them.
+fn by_recount(ledger: &Ledger, register: &dyn AnyRegister, days: &RangeInclusive<Date>) -> Figures {
+    let mut figures = Figures::new();
+    for pair in ledger.state().scan(KeyRange::prefix(b"hhazards\0"), false) {
+        let (key, value) = pair.unwrap();
+        let head = crate::ledger::head::Head::from_bytes(&value).unwrap();
+        let name = crate::ledger::keys::name_of_head(&key).unwrap();
+        let record = ledger.entry(head.entry).unwrap().message.record;
+        let Some(tally) = register.tally(&record, head.created) else {
+            continue;
+        };
+        if head.withdrawn || !days.contains(&tally.day) {
+            continue;
+        }
+        let key = (
+            name.agency().to_string(),
+            tally.division,
+            [tally.channel, tally.level, tally.status],
+            [tally.duplicate, tally.approximate],
+        );
+        let held = figures.entry(key).or_default();
+        held.0 += 1;
+        held.1
+            .iter_mut()
+            .zip(tally.sums)
+            .for_each(|(sum, more)| *sum += more);
+    }
+    figures
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn counters_are_what_a_recount_says_also_after_restarts_and_a_rebuild(
+        steps in found(), restart in 1..20usize, from in 0..100i64, length in 0..100i64,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let tables = (DivisionTable::builtin().into(), RuleTable::builtin().into());
+            let registers = Arc::new(Registers::new(tables.0, tables.1));
+            let id: RegisterId = "hazards".parse().unwrap();
+            let register = registers.get(&id).unwrap();
+            let first: Date = "2023-12-31".parse().unwrap();
+            let day = |n: i64| first.saturating_add(n.days());
+            let ranges = [day(from)..=day(from + length), day(-40)..=day(200), day(5)..=day(5)];
+            let (journal, state) = (Arc::default(), Arc::default());
+            let mut held = open(registers.clone(), &journal, &state).await;
+            for (at, group) in steps.chunks(4).enumerate() {
+                held.submit(group.iter().map(hazard).collect()).await.unwrap();
+                if at % restart == 0 {
+                    held.stop().await;
+                    held = open(registers.clone(), &journal, &state).await;
+                }
+                for days in &ranges {
+                    assert_eq!(
+                        by_counters(&held, register, days),
+                        by_recount(&held, register, days)
+                    );
+                }
+            }
+            let dump = |ledger: &Ledger| -> Vec<_> {
+                let all = ledger.state().scan(KeyRange::prefix(&[TALLIES]), false);
+                all.map(Result::unwrap).collect()
+            };
+            let grown = dump(&held);
+            held.stop().await;
+            let rebuilt = open(registers.clone(), &journal, &Arc::default()).await;
+            assert_eq!(dump(&rebuilt), grown);
+            rebuilt.stop().await;
+        });
+    }
+}
+
+#[test]
+fn registers_of_events_are_those_that_can_be_silent() {
+    let tables = (DivisionTable::builtin().into(), RuleTable::builtin().into());
+    let registers = Registers::new(tables.0, tables.1);
+    let periodic = registers
+        .iter()
+        .filter(|(_, r)| r.event().is_some() && r.counts());
+    let periodic: Vec<_> = periodic.map(|(id, _)| id.as_str()).collect();
+    assert_eq!(periodic, PERIODIC);
+    assert!(registers.nil_reports().is_some());
+    for (_, register) in registers.iter() {
+        assert!(register.sums().len() <= SUMS);
     }
 }

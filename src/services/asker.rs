@@ -1,0 +1,38 @@
+//! Who calls a service that is no register's own, and the account of the call.
+
+use tonic::Request;
+
+use super::access::{Access, Caller};
+use crate::{
+    audit::Account,
+    types::{Peer, Reason, Refusal},
+};
+
+/// A caller, and the account of the call.
+pub(super) struct Asker {
+    caller: Caller,
+    /// The account.
+    pub account: Account,
+}
+
+impl std::ops::Deref for Asker {
+    type Target = Caller;
+
+    fn deref(&self) -> &Caller {
+        &self.caller
+    }
+}
+
+impl Asker {
+    /// Who made a request.
+    pub fn of<M>(access: &Access, request: &Request<M>) -> Result<Self, Refusal> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.ok_or_else(|| Refusal::new(Reason::IdentityMissing))?;
+        let account = request.extensions().get::<Account>();
+        let account = account.ok_or_else(|| Refusal::new(Reason::Internal))?;
+        Ok(Self {
+            caller: access.caller(&peer.identity),
+            account: account.clone(),
+        })
+    }
+}
