@@ -54,6 +54,9 @@ pub struct Config {
     /// The audit trail.
     #[serde(default)]
     pub audit: AuditConfig,
+    /// Metrics.
+    #[serde(default)]
+    pub metrics: MetricsConfig,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -162,6 +165,14 @@ impl Default for AuditConfig {
     }
 }
 
+/// `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port at which they can be read over plain HTTP; none is served without it.
+    pub listen: Option<SocketAddr>,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -213,6 +224,7 @@ pub const KEYS: &[&str] = &[
     "storage.segment_mib",
     "storage.watermark_mib",
     "audit.keep_days",
+    "metrics.listen",
     "log.level",
     "log.format",
 ];

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod gateway;
 pub mod ledger;
+pub mod metrics;
 pub mod node;
 pub mod proto;
 pub mod registers;

@@ -2,13 +2,18 @@
 
 mod data;
 mod keys;
+mod metrics;
 mod recover;
 mod reference;
 mod upkeep;
 
 use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use self::{keys::KeysWatch, upkeep::Upkeep};
+use self::{
+    keys::KeysWatch,
+    metrics::{Measuring, Sources},
+    upkeep::Upkeep,
+};
 pub use data::{DataFolder, Stores};
 use jiff::Timestamp;
 pub use keys::KEYS_CHECK;
@@ -26,6 +31,7 @@ use crate::{
         client::{DialError, Dialer},
         connections::Connections,
         keys::Keys,
+        meter::Meters,
         serve,
         stack::Gate,
         tls::{Credentials, TlsError},
@@ -143,6 +149,7 @@ pub struct Node {
     listener: TcpListener,
     connections: Arc<Connections>,
     upkeep: Upkeep,
+    measuring: Measuring,
     gate: Gate,
     routes: Routes,
     health: HealthReporter,
@@ -177,9 +184,7 @@ impl Node {
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
-        let mode = config.parent.as_ref().map(|parent| parent.mode);
-        let continuous = mode == Some(ReplicationMode::Continuous);
-        let uplink = uplink(&config, keys.clone(), board.clone(), continuous)?;
+        let uplink = uplink(&config, keys.clone(), board.clone(), true)?;
         let origin = ledger
             .log("")
             .map(|view| view.origin().to_owned())
@@ -211,21 +216,23 @@ impl Node {
             data: config.node.data.clone(),
             watermark: config.storage.watermark_mib * 1024 * 1024,
         };
+        let measuring = Measuring::open(&config).await?;
+        let sources = Sources::of(&nodes, upkeep.clone());
+        metrics::register(&measuring.metrics, &config, sources);
         let mirror = Mirror::new(board, Arc::new(access.clone()), stop.clone());
         let (routes, health) = services::routes(shared, nodes, mirror, methods.clone())
             .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
-        let address = config.node.listen;
-        let bound = TcpListener::bind(address).await;
-        let listener = bound.map_err(|cause| NodeError::Bind { address, cause })?;
         Ok(Self {
-            listener,
+            listener: bind(config.node.listen).await?,
             connections,
             upkeep,
             gate: Gate {
                 access,
                 methods,
                 trail,
+                meters: Meters::new(&measuring.metrics),
             },
+            measuring,
             routes,
             health,
             watching,
@@ -247,6 +254,12 @@ impl Node {
             .map_err(|cause| NodeError::Bind { address, cause })
     }
 
+    /// Where its metrics can be read, if anywhere.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.measuring.address()
+    }
+
     /// The ledger.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
@@ -260,8 +273,9 @@ impl Node {
     }
 
     /// What runs beside serving, until dropped.
-    fn beside(&self) -> Result<JoinSet<()>, NodeError> {
+    fn beside(&mut self) -> Result<JoinSet<()>, NodeError> {
         let (watching, trail) = (&self.watching, &self.gate.trail);
+        let reloads = &self.measuring.reloads;
         let mut beside = JoinSet::new();
         beside.spawn(watch_space(
             self.ledger.clone(),
@@ -274,14 +288,19 @@ impl Node {
             watching.rules.clone(),
             watching.failed.clone(),
             trail.clone(),
+            reloads.clone(),
         ));
         let keys = KeysWatch::new(
             &self.config,
             self.connections.keys().clone(),
             watching.keys_failed.clone(),
             trail.clone(),
+            reloads.clone(),
         )?;
         beside.spawn(keys.run());
+        if let Some(serving) = self.measuring.serve() {
+            beside.spawn(serving);
+        }
         beside.spawn(self.upkeep.clone().remind());
         Ok(beside)
     }
@@ -291,7 +310,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Failed`] where storage failed; nothing that was acknowledged is lost.
     pub async fn serve(
-        self,
+        mut self,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), NodeError> {
         let address = self.address()?;
@@ -352,6 +371,11 @@ impl Node {
         }
         served.map_err(|cause| NodeError::Bind { address, cause })
     }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|cause| NodeError::Bind { address, cause })
 }
 
 /// Opens the ledger of a data folder without serving it, as `hefu sync` and `hefu rebuild` do.
@@ -450,13 +474,13 @@ fn uplink(
     config: &Config,
     keys: Keys,
     board: Arc<Board>,
-    continuous: bool,
+    serving: bool,
 ) -> Result<Option<Arc<Uplink>>, NodeError> {
     let Some(parent) = &config.parent else {
         return Ok(None);
     };
     let options = UplinkOptions {
-        continuous,
+        continuous: serving && parent.mode == ReplicationMode::Continuous,
         ..UplinkOptions::default()
     };
     let dial = dial(config, keys, parent)?;

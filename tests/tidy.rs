@@ -15,7 +15,7 @@ use std::{
 /// Each layer, lowest first; those in one row are siblings and never import each other.
 const LAYERS: &[&[&str]] = &[
     &["types", "proto"],
-    &["storage"],
+    &["storage", "metrics"],
     &["ledger", "audit"],
     &["registers", "replication"],
     &["services"],

@@ -10,19 +10,21 @@ use std::{
 
 use hefu::{
     config::{
-        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
-        StorageConfig, TlsConfig,
+        AuditConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig, ReferenceConfig,
+        ReplicationMode, StorageConfig, TlsConfig,
     },
     gateway::{
         accept::accept,
         client::{ClientFiles, Dialer},
         connections::Connections,
         keys::Keys,
+        meter::Meters,
         pki::{Authority, Issued},
         serve::Limits,
         tls::Credentials,
     },
     ledger::Ledger,
+    metrics::Metrics,
     node::{Node, NodeError},
     proto::{
         replication::v1::replication_service_server::ReplicationServiceServer,
@@ -126,6 +128,7 @@ impl Site {
             },
             storage: StorageConfig::default(),
             audit: AuditConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         };
         let data = config.node.data.clone();
@@ -159,6 +162,7 @@ impl Site {
             Limits::default(),
             CancellationToken::new(),
             None,
+            Meters::new(&Metrics::default()),
         );
         let serving = Server::builder()
             .max_concurrent_streams(256)

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     config::{
-        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, StorageConfig,
-        TlsConfig,
+        AuditConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig, ReferenceConfig,
+        StorageConfig, TlsConfig,
     },
     gateway::{
         client::{ClientFiles, Dialer},
@@ -258,6 +258,7 @@ impl Stage {
                 cache_mib: 16,
                 ..StorageConfig::default()
             },
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         };
         let node = match Node::open(config.clone()).await {

@@ -25,6 +25,7 @@ use super::{
     connections::{CLOSE, Connections, Entered, Standing},
     cut::Cut,
     identity::{Holder, IdentityError, holder},
+    meter::{Failure, Meters},
     serve::Limits,
 };
 use crate::{
@@ -158,6 +159,7 @@ struct Handshakes {
     domain: Arc<TrustDomain>,
     closing: CancellationToken,
     trail: Option<Trail>,
+    meters: Meters,
     ready: mpsc::Sender<io::Result<Connection>>,
 }
 
@@ -171,6 +173,7 @@ pub fn accept(
     limits: Limits,
     closing: CancellationToken,
     trail: Option<Trail>,
+    meters: Meters,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, accepted) = mpsc::channel(64);
     let handshakes = Handshakes {
@@ -179,6 +182,7 @@ pub fn accept(
         domain: Arc::new(domain),
         closing,
         trail,
+        meters,
         ready,
     };
     tokio::spawn(async move {
@@ -208,6 +212,7 @@ async fn accept_all(listener: TcpListener, limits: Limits, handshakes: Handshake
         let share = limits.connections_per_address;
         let Some(place) = Place::take(permit, address.ip(), &taken, share) else {
             tracing::info!(%address, share, "connection refused: this address has its share");
+            handshakes.meters.refused();
             continue;
         };
         tokio::spawn(handshakes.clone().shake(tcp, address, place));
@@ -220,7 +225,8 @@ impl Handshakes {
             // The receiver is gone when serving ends: then the connection goes too.
             Ok(connection) => drop(self.ready.send(Ok(connection)).await),
             Err(why) => {
-                tracing::info!(%address, why, "connection refused");
+                tracing::info!(%address, %why, "connection refused");
+                self.meters.handshake_failed(&why);
                 if let Some(trail) = &self.trail {
                     // A trail that fails stops the node by itself.
                     let _ = trail.write(refused(address));
@@ -234,17 +240,16 @@ impl Handshakes {
         tcp: TcpStream,
         address: SocketAddr,
         place: Place,
-    ) -> Result<Connection, String> {
-        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+    ) -> Result<Connection, Failure> {
+        tcp.set_nodelay(true)?;
         let in_force = self.connections.keys().current();
         let acceptor = TlsAcceptor::from(in_force.server.clone());
         let stream = timeout(self.patience, acceptor.accept(tcp)).await;
-        let stream = stream
-            .map_err(|_| "handshake timed out")?
-            .map_err(|e| e.to_string())?;
+        let stream = stream.map_err(|_| Failure::TimedOut)??;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().cloned().map(|c| c.into_owned()).collect();
-        let first = chain.first().ok_or("no client certificate")?;
+        let first = chain.first();
+        let first = first.ok_or(Failure::Certificate(rustls::Error::NoCertificatesPresented))?;
         let holder = holder(first, &self.domain);
         let end = holder.as_ref().ok().map(|h| h.end);
         let who = holder.as_ref().map(|holder| {
@@ -254,7 +259,7 @@ impl Handshakes {
         let entered = self
             .connections
             .enter(chain, who.unwrap_or_default(), &in_force)
-            .map_err(|e| e.to_string())?;
+            .map_err(Failure::Certificate)?;
         let peer = holder.map(|Holder { identity, end }| Peer {
             identity,
             address,

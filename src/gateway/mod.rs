@@ -9,6 +9,7 @@ pub mod explain;
 pub mod identity;
 pub mod inventory;
 pub mod keys;
+pub mod meter;
 pub mod pki;
 pub mod serve;
 pub mod stack;

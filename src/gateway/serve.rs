@@ -67,7 +67,16 @@ pub async fn serve(
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let _closes = (stopping.clone().drop_guard(), closing.clone().drop_guard());
     let trail = Some(gate.trail.clone());
-    let accepted = accept(listener, connections, domain, limits, closing, trail);
+    let meters = gate.meters.clone();
+    let accepted = accept(
+        listener,
+        connections,
+        domain,
+        limits,
+        closing,
+        trail,
+        meters,
+    );
     let serving = Server::builder()
         .layer(Stack::new(limits.calls, gate, stopping.clone()))
         .max_concurrent_streams(MAX_STREAMS)

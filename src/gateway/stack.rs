@@ -40,12 +40,13 @@ use super::{
     accept::Counterpart,
     body::{Ends, Guarded, panicked, told},
     connections::{FINISH, Standing},
+    meter::{Meter, Meters},
 };
 use crate::{
     audit::{Account, AuditError, Incoming, Trail},
     services::{
         access::Access,
-        methods::{Methods, Need, lasts},
+        methods::{Methods, Need, known, lasts},
         status::{mapped, status},
     },
     types::{Identity, Peer, Reason, Refusal},
@@ -60,6 +61,8 @@ pub struct Gate {
     pub methods: Methods,
     /// Where it is recorded.
     pub trail: Trail,
+    /// Where it is counted.
+    pub meters: Meters,
 }
 
 impl Gate {
@@ -236,6 +239,10 @@ where
         let need = self.stack.gate.methods.need(&path);
         let stack = &self.stack;
         let account = stack.account(caller.as_ref(), need.as_ref(), &path, id);
+        let meter = stack
+            .gate
+            .meters
+            .begin(known(&path).unwrap_or("other"), lasts(&path));
         let admitted = match caller {
             Some(caller) => stack.admit(&caller, need, &path, &account),
             None => Err(Reason::IdentityMissing.into()),
@@ -247,7 +254,7 @@ where
             (admitted, ends)
         });
         let work = async move {
-            let account = Closing(account);
+            let account = Closing { account, meter };
             match admitted {
                 Ok((admitted, ends)) => admitted.run(inner, request, ends, account).await,
                 Err(refusal) => Ok(account.refused(status(refusal)).into_http()),
@@ -270,7 +277,7 @@ impl Admitted {
         S: Service<Request<Body>, Response = Response<Body>>,
     {
         request.extensions_mut().insert(self.peer);
-        request.extensions_mut().insert(account.0.clone());
+        request.extensions_mut().insert(account.account.clone());
         let called = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
         let response = tokio::select! {
             biased;
@@ -289,26 +296,35 @@ impl Admitted {
     }
 }
 
-/// An account that is closed when the call is over, however it ends.
-pub(super) struct Closing(Account);
+/// An account that is closed when the call is over, however it ends; and what is measured of it.
+pub(super) struct Closing {
+    account: Account,
+    meter: Meter,
+}
 
 impl Closing {
     /// A call that ends well; what it is answered with instead where that cannot be recorded.
     pub(super) fn done(&self) -> Result<(), Status> {
-        self.0.close(0, "").map_err(|error| {
+        self.account.close(0, "").map_err(|error| {
             let status = status(unrecorded(error));
-            told(&status);
+            let reason = told(&status).trim_start_matches("ERROR_REASON_");
+            self.meter.end(status.code(), reason);
             status
-        })
+        })?;
+        self.meter.end(Code::Ok, "");
+        Ok(())
     }
 
     /// A call that is refused, and with what.
     pub(super) fn refused(&self, status: Status) -> Status {
         let reason = told(&status).trim_start_matches("ERROR_REASON_");
-        match self.0.close(status.code().into(), reason) {
+        let closed = self.account.close(status.code().into(), reason);
+        let status = match closed {
             Ok(()) => status,
             Err(error) => crate::services::status::status(unrecorded(error)),
-        }
+        };
+        self.meter.end(status.code(), reason);
+        status
     }
 }
 
@@ -316,7 +332,8 @@ impl Drop for Closing {
     /// Its caller has cut it.
     fn drop(&mut self) {
         // Nobody is there to be told; a trail that fails stops the node by itself.
-        let _ = self.0.close(Code::Cancelled.into(), "");
+        let _ = self.account.close(Code::Cancelled.into(), "");
+        self.meter.end(Code::Cancelled, "");
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::metrics::{CERTIFICATES, Reloads};
 use crate::{
     audit::Trail,
     config::{Config, TlsConfig},
@@ -28,6 +29,7 @@ pub(super) struct KeysWatch {
     keys: Keys,
     failed: watch::Sender<Option<String>>,
     trail: Trail,
+    reloads: Reloads,
 }
 
 impl KeysWatch {
@@ -37,6 +39,7 @@ impl KeysWatch {
         keys: Keys,
         failed: watch::Sender<Option<String>>,
         trail: Trail,
+        reloads: Reloads,
     ) -> Result<Self, crate::config::ConfigError> {
         Ok(Self {
             files: config.tls.clone(),
@@ -45,6 +48,7 @@ impl KeysWatch {
             keys,
             failed,
             trail,
+            reloads,
         })
     }
 
@@ -75,6 +79,7 @@ impl KeysWatch {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the former certificates stay in force");
+                    self.reloads.failed(CERTIFICATES);
                     self.failed.send_replace(Some(format!(
                         "{error}; the former certificates stay in force"
                     )));
@@ -117,6 +122,7 @@ impl KeysWatch {
             self.record(&format!("{item} is in force no more"))?;
         }
         self.keys.replace(new);
+        self.reloads.done(CERTIFICATES);
         Ok(())
     }
 

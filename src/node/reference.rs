@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::NodeError;
+use super::{
+    NodeError,
+    metrics::{POLICY, Reloads},
+};
 use crate::{
     audit::Trail,
     config::{Config, ReferenceConfig},
@@ -115,6 +118,7 @@ pub async fn watch_rules(
     rules: watch::Sender<Arc<Rules>>,
     failed: watch::Sender<Option<String>>,
     trail: Trail,
+    reloads: Reloads,
 ) {
     let contents = |paths: &ReferenceConfig| {
         let read = |path: &Option<_>| path.as_ref().map(|path| std::fs::read(path).ok());
@@ -145,10 +149,12 @@ pub async fn watch_rules(
                 }
                 rules.send_replace(Arc::new(new));
                 failed.send_replace(None);
+                reloads.done(POLICY);
             }
             Err(error) => {
                 tracing::error!(%error, "the former agencies and policy stay in force");
                 failed.send_replace(Some(error.to_string()));
+                reloads.failed(POLICY);
             }
         }
     }

@@ -1,8 +1,14 @@
 //! What each method needs: the methods of the descriptors, and the action that a policy must grant.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, LazyLock},
+};
+
+use prost_reflect::DescriptorPool;
 
 use crate::{
+    proto::DESCRIPTORS,
     registers::{About, AnyRegister, Registers},
     types::{Action, RegisterId},
 };
@@ -86,6 +92,33 @@ impl Methods {
     }
 }
 
+/// Every method that there is, as `package.Service/Method`.
+static NAMES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let foreign = [
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/List",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ];
+    // Those that are built in decode; a test of this file does it too.
+    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap_or_default();
+    let methods = pool.services().flat_map(|service| {
+        let name = service.full_name().to_owned();
+        let methods: Vec<_> = service.methods().collect();
+        methods
+            .into_iter()
+            .map(move |method| format!("{name}/{}", method.name()))
+    });
+    methods.chain(foreign.map(str::to_owned)).collect()
+});
+
+/// The name of the method at an HTTP/2 path, where there is one: a word of this program, not of the caller.
+#[must_use]
+pub fn known(path: &str) -> Option<&'static str> {
+    NAMES.get(path.strip_prefix('/')?).map(String::as_str)
+}
+
 /// Whether a call of the method lasts until one side ends it, so that stopping must not wait for it.
 #[must_use]
 pub fn lasts(path: &str) -> bool {
@@ -120,13 +153,8 @@ fn action(method: &str, about: &About) -> Option<Action> {
 
 #[cfg(test)]
 mod tests {
-    use prost_reflect::DescriptorPool;
-
     use super::*;
-    use crate::{
-        proto::DESCRIPTORS,
-        types::{DivisionTable, RuleTable},
-    };
+    use crate::types::{DivisionTable, RuleTable};
 
     fn methods() -> Methods {
         let (divisions, rules) = (DivisionTable::builtin(), RuleTable::builtin());
@@ -145,6 +173,7 @@ mod tests {
                     matches!(need, Some(Need::AnyOf(_) | Need::On(..))),
                     "{path}: {need:?}"
                 );
+                assert_eq!(known(&path), path.strip_prefix('/'));
                 seen += 1;
             }
         }
@@ -165,6 +194,7 @@ mod tests {
             "/a/b/c",
         ] {
             assert_eq!(methods().need(path), None, "{path}");
+            assert_eq!(known(path), None, "{path}");
         }
     }
 }

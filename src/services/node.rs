@@ -164,7 +164,9 @@ fn totals<'a>(counts: impl Iterator<Item = (&'a str, Counts)>) -> Vec<pb::Regist
     totals.into_iter().map(row).collect()
 }
 
-fn link_state(state: LinkState) -> pb::LinkState {
+/// A state as callers see it.
+#[must_use]
+pub fn link_state(state: LinkState) -> pb::LinkState {
     match state {
         LinkState::Current => pb::LinkState::Current,
         LinkState::CatchingUp => pb::LinkState::CatchingUp,

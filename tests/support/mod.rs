@@ -9,8 +9,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use hefu::{
     config::{
-        AuditConfig, Config, LogConfig, NodeConfig, ParentConfig, ReferenceConfig, ReplicationMode,
-        StorageConfig, TlsConfig,
+        AuditConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig, ReferenceConfig,
+        ReplicationMode, StorageConfig, TlsConfig,
     },
     gateway::{
         client::{ClientFiles, DialError, Dialer},
@@ -73,6 +73,8 @@ pub struct Running {
     pub address: SocketAddr,
     pub ledger: Ledger,
     pub config: Config,
+    /// Where its metrics can be read.
+    pub metrics: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     served: JoinHandle<Result<(), NodeError>>,
 }
@@ -184,6 +186,7 @@ impl Domain {
                 ..StorageConfig::default()
             },
             audit: AuditConfig::default(),
+            metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -248,6 +251,7 @@ impl Running {
     pub async fn start(config: Config) -> Self {
         let node = Node::open(config.clone()).await.unwrap();
         let (address, ledger) = (node.address().unwrap(), node.ledger().clone());
+        let metrics = node.metrics_address();
         let stop = watch::Sender::new(false);
         let mut stopping = stop.subscribe();
         let served = tokio::spawn(node.serve(async move {
@@ -259,6 +263,7 @@ impl Running {
             address,
             ledger,
             config,
+            metrics,
             stop,
             served,
         }

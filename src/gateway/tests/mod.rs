@@ -18,6 +18,7 @@ use super::{
     client::{DialError, Dialer},
     connections::Connections,
     keys::Keys,
+    meter::Meters,
     pki::{Authority, DEFAULT_DAYS, Issued, leaf},
     serve::{Limits, serve},
     stack::Gate,
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     audit::Trail,
+    metrics::Metrics,
     proto::risk::v1::{self as pb, risk_service_server as server},
     registers::Registers,
     services::{
@@ -55,6 +57,7 @@ fn gate(pki: &Pki) -> Gate {
     let rules_now = watch::Sender::new(Arc::new(rules_now)).subscribe();
     let folder = pki.folder.path().join("audit");
     Gate {
+        meters: Meters::new(&Metrics::default()),
         trail: Trail::open(&folder, 200, Arc::new(SystemClock)).unwrap(),
         access: Access::new(rules_now, "nantong".parse().unwrap()),
         methods: Methods::new(&Registers::new(divisions.into(), rules.into())),
