@@ -248,7 +248,10 @@ impl Liar {
             }
             Attack::Gap => {
                 let hole = [held, &one[..]].concat();
-                (vec![honest], self.batch(&hole, &[b.clone()], &[b]))
+                (
+                    vec![honest],
+                    self.batch(&hole, std::slice::from_ref(&b), std::slice::from_ref(&b)),
+                )
             }
             Attack::Reorder => (vec![honest], self.batch(held, &[b, a], &two)),
             Attack::Rewritten => (vec![honest], self.batch(held, &[changed(&a)], &one)),
