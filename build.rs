@@ -34,6 +34,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".hefu.ledger.v1.LoggedEntry.entry_bytes")
         .bytes(".hefu.ledger.v1.Entry.record")
         .bytes(".hefu.replication.v1.Batch.entries")
+        .bytes(".hefu.replication.v1.ExportCourierResponse.chunk")
+        .bytes(".hefu.replication.v1.ImportCourierRequest.chunk")
+        .bytes(".hefu.replication.v1.ImportCourierResponse.receipt_chunk")
+        .bytes(".hefu.replication.v1.ImportReceiptRequest.chunk")
         .include_file("hefu.rs")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())

@@ -142,7 +142,8 @@ enum Due {
 
 use Due::{Hashes, Hidden, Refused, Shown};
 use ErrorReason::{
-    AgencyMismatch, IndexOutOfRange, MethodNotAllowed, ParentUnavailable, RecordNotFound,
+    AgencyMismatch, CourierInvalid, IndexOutOfRange, MethodNotAllowed, ParentUnavailable,
+    RecordNotFound,
 };
 
 /// The policy of this test in words that do not come from the program.
@@ -202,6 +203,12 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
             Refused(ParentUnavailable)
         }
         ("hefu.node.v1.NodeService", "GetStatus" | "SyncParent") => denied,
+        // This node is at the top and gets no files: that it says so shows that the call was let through.
+        ("hefu.replication.v1.CourierService", method) if role == Role::Admin => match method {
+            "ExportCourier" => Refused(ParentUnavailable),
+            _ => Refused(CourierInvalid),
+        },
+        ("hefu.replication.v1.CourierService", _) => denied,
         ("hefu.replication.v1.ReplicationService", "Replicate") => match (role, relation) {
             (Role::Child, Relation::Own) => Shown,
             (Role::Child, _) => Hidden,

@@ -2,6 +2,7 @@
 
 mod audit;
 pub mod client;
+mod courier;
 pub mod demo;
 mod pki;
 mod policy;
@@ -69,6 +70,8 @@ enum Command {
     Recover(recover::Recover),
     /// A small certificate authority for pilots and tests
     Pki(pki::Pki),
+    /// Replication by files that somebody carries, for networks that must not touch
+    Courier(courier::Courier),
     /// Who did what: the audit trail of a node
     Audit(audit::Audit),
     /// Ask an access policy, or test it
@@ -135,6 +138,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Verify(verify) => verify.run(&connection).await,
         Command::Rebuild(rebuild) => rebuild.run().await,
         Command::Recover(recover) => recover.run(&connection).await,
+        Command::Courier(courier) => courier.run(&connection).await,
         Command::Audit(audit) => audit.run(&connection).await,
         Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),

@@ -39,6 +39,8 @@ pub struct Mirror {
     board: Arc<Board>,
     admission: Arc<dyn Admission>,
     shutdown: CancellationToken,
+    /// Whether what it serves is a file that somebody brought.
+    courier: bool,
 }
 
 /// Which logs a node takes in, and what may be in them.
@@ -63,7 +65,20 @@ impl Mirror {
             board,
             admission,
             shutdown,
+            courier: false,
         }
+    }
+
+    /// The same, for what a courier brings.
+    pub(super) fn by_courier(&self) -> Self {
+        Self {
+            courier: true,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// Serves one child, whose certificate names it, until its messages end.
@@ -93,7 +108,7 @@ impl Mirror {
         };
         let mut receipts = self.board.receipts();
         let mut session = Session {
-            carrying: self.board.open_session(&node),
+            carrying: self.board.open_session(&node, self.courier),
             child: node,
             identity: child,
             admission: self.admission.clone(),

@@ -10,6 +10,7 @@
 
 mod batch;
 mod board;
+pub mod courier;
 mod inflow;
 mod lane;
 mod mirror;

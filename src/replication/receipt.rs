@@ -72,6 +72,7 @@ pub(super) fn read(
         note: note.to_owned(),
         verifier_key: key.to_string(),
         inclusion: Vec::new(),
+        carried_time: None,
     };
     Ok(Receipt {
         note: parsed,

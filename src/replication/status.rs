@@ -49,6 +49,11 @@ impl Standing {
     }
 }
 
+/// The reason of a state that rests on what a courier brought.
+pub(super) fn by_courier(at: Timestamp) -> String {
+    format!("by courier, at {at:.0}")
+}
+
 /// How one log stands with the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkStatus {

@@ -290,6 +290,7 @@ impl Ledgers {
             note: note.to_string(),
             verifier_key: key.to_string(),
             inclusion: Vec::new(),
+            carried_time: None,
         }))
     }
 }

@@ -55,6 +55,7 @@ const SERVICES: &[(&str, &[Action])] = &[
     ),
     ("hefu.statistics.v1.StatisticsService", &[Action::Read]),
     ("hefu.node.v1.NodeService", &[Action::Administer]),
+    ("hefu.replication.v1.CourierService", &[Action::Administer]),
     ("hefu.audit.v1.AuditService", &[Action::Audit]),
 ];
 

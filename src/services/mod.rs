@@ -4,6 +4,7 @@ pub mod access;
 mod asker;
 pub mod audit;
 pub mod convert;
+pub mod courier;
 pub mod ledger;
 pub mod methods;
 pub mod node;
@@ -23,6 +24,7 @@ use tonic_health::server::HealthReporter;
 
 use self::{
     audit::Audits,
+    courier::Couriers,
     ledger::Ledgers,
     methods::Methods,
     node::Nodes,
@@ -36,7 +38,10 @@ use crate::{
         audit::v1::audit_service_server::AuditServiceServer,
         ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
-        replication::v1::replication_service_server::ReplicationServiceServer,
+        replication::v1::{
+            courier_service_server::CourierServiceServer,
+            replication_service_server::ReplicationServiceServer,
+        },
         statistics::v1::statistics_service_server::StatisticsServiceServer,
     },
     replication::{MAX_MESSAGE_BYTES as REPLICATION_BYTES, Mirror},
@@ -69,6 +74,11 @@ pub fn routes(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
+    let couriers = CourierServiceServer::new(Couriers {
+        board: nodes.board.clone(),
+        mirror: mirror.clone(),
+    })
+    .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let nodes = NodeServiceServer::new(nodes)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -84,6 +94,7 @@ pub fn routes(
         .add_service(nodes)
         .add_service(audits)
         .add_service(statistics)
+        .add_service(couriers)
         .add_service(replication);
     let reflection = Reflection::new(shared.access.clone(), methods)?;
     for version in ["v1", "v1alpha"] {

@@ -53,20 +53,23 @@ impl ReplicationService for Replication {
 
 /// A message that came, or why none can come any more.
 fn received(message: Result<ReplicateRequest, Status>) -> Result<ReplicateRequest, Refusal> {
-    message.map_err(|broken| {
-        let broken = decode(&mapped(broken));
-        let reason = broken.reason.and_then(|reason| {
-            Reason::ALL
-                .iter()
-                .copied()
-                .find(|known| known.number() == i32::from(reason))
-        });
-        Refusal {
-            en: broken.en,
-            zh: broken.zh,
-            ..Refusal::new(reason.unwrap_or(Reason::Internal))
-        }
-    })
+    message.map_err(refusal_of)
+}
+
+/// Why no more messages of a caller can come.
+pub(super) fn refusal_of(broken: Status) -> Refusal {
+    let broken = decode(&mapped(broken));
+    let reason = broken.reason.and_then(|reason| {
+        Reason::ALL
+            .iter()
+            .copied()
+            .find(|known| known.number() == i32::from(reason))
+    });
+    Refusal {
+        en: broken.en,
+        zh: broken.zh,
+        ..Refusal::new(reason.unwrap_or(Reason::Internal))
+    }
 }
 
 /// Connects to the parent's gateway, or says why not.

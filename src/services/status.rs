@@ -31,7 +31,8 @@ pub fn code(reason: Reason) -> Code {
         | R::PositionInvalid
         | R::FilterInvalid
         | R::FilterTooComplex
-        | R::OrderInvalid => Code::InvalidArgument,
+        | R::OrderInvalid
+        | R::CourierInvalid => Code::InvalidArgument,
         R::RecordNotFound | R::LogNotFound => Code::NotFound,
         R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed | R::OriginForged => {
             Code::PermissionDenied
@@ -49,7 +50,8 @@ pub fn code(reason: Reason) -> Code {
         | R::ListIncomplete
         | R::BehindParent
         | R::ParentUnavailable
-        | R::RecordElsewhere => Code::FailedPrecondition,
+        | R::RecordElsewhere
+        | R::CourierMisplaced => Code::FailedPrecondition,
         R::MessageTooLarge | R::StorageFull | R::Overloaded => Code::ResourceExhausted,
         R::StorageFailed | R::ShuttingDown => Code::Unavailable,
         R::DataDamaged => Code::DataLoss,

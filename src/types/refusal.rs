@@ -146,6 +146,12 @@ reasons! {
     /// The agency has records with an event in the period that it says has none.
     NilContradicted = 38, "NIL_CONTRADICTED",
         "there are records in the period that you say has none; send those, or correct the period", "所报期间内已有记录，不能零报告";
+    /// The file is not a whole courier file: cut, changed, or another file.
+    CourierInvalid = 39, "COURIER_INVALID",
+        "the courier file is not whole; carry it again", "摆渡文件不完整或已损坏，请重新拷贝";
+    /// A courier file for another node, or one that does not go on where the node stands.
+    CourierMisplaced = 40, "COURIER_MISPLACED",
+        "the courier file does not belong here, or not yet", "摆渡文件不属于本节点，或次序不对";
 }
 
 impl Reason {

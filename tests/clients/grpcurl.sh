@@ -27,7 +27,7 @@ admin "$HEFU_TEST_CITY" list >"$work/out"
 for service in hefu.{risk.v1.Risk,measure.v1.Measure,incident.v1.Incident,ledger.v1.Ledger,node.v1.Node}Service \
   hefu.audit.v1.AuditService grpc.health.v1.Health; do has list "^$service$"; done
 # Reflection shows what one may call: an administrator is no child.
-! grep -q hefu.replication "$work/out" || { cat "$work/out" && exit 1; }
+! grep -q ReplicationService "$work/out" || { cat "$work/out" && exit 1; }
 admin "$HEFU_TEST_CITY" describe hefu.risk.v1.RiskService >"$work/out"
 has describe 'rpc WatchRisks'
 admin "$HEFU_TEST_CITY" describe hefu.risk.v1.Risk >"$work/out"

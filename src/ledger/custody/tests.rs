@@ -79,6 +79,7 @@ fn answer(size: u64, index: u64, city: u64, province: u64) -> pb::GetCustodyResp
             note: text + &cosigner.cosign(&checkpoint, time(second)),
             verifier_key: cosigner.cosigner_key().to_string(),
             inclusion: path(size),
+            ..pb::Cosignature::default()
         }
     };
     pb::GetCustodyResponse {

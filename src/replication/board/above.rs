@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    super::status::{LinkState, Standing},
+    super::status::{LinkState, Standing, by_courier},
     Board, lock,
 };
 use crate::{
@@ -29,6 +29,8 @@ pub(super) struct Rung {
     pub cosigned: u64,
     pub time: Option<LedgerTime>,
     trouble: Option<(LinkState, String)>,
+    /// When the newest cosignature came by courier, if it did.
+    carried: Option<LedgerTime>,
     pub standing: Standing,
 }
 
@@ -77,6 +79,21 @@ impl Board {
         self.turn_one(log, |rung| {
             rung.cosigned = size;
             rung.time = time.or(rung.time);
+            rung.carried = None;
+        });
+    }
+
+    /// The parent holds this much, by a cosignature that a courier has brought.
+    pub(in super::super) fn carried(
+        &self,
+        log: LogNo,
+        size: u64,
+        time: Option<LedgerTime>,
+        at: LedgerTime,
+    ) {
+        self.turn_one(log, |rung| {
+            (rung.cosigned, rung.time) = (size, time.or(rung.time));
+            rung.carried = Some(at);
         });
     }
 
@@ -138,7 +155,11 @@ impl Above {
         let (state, reason) = match (&self.down, &rung.trouble) {
             (Some(why), Some((LinkState::Recovering, _))) => (LinkState::Disconnected, why.clone()),
             (_, Some((state, reason))) => (*state, reason.clone()),
-            (Some(why), None) => (LinkState::Disconnected, why.clone()),
+            (Some(why), None) => match rung.carried {
+                Some(at) if rung.cosigned < size => (LinkState::CatchingUp, by_courier(at.into())),
+                Some(at) => (LinkState::Current, by_courier(at.into())),
+                None => (LinkState::Disconnected, why.clone()),
+            },
             (None, None) if rung.cosigned < size => (LinkState::CatchingUp, String::new()),
             (None, None) => (LinkState::Current, String::new()),
         };
@@ -152,6 +173,7 @@ impl Rung {
             cosigned: 0,
             time: None,
             trouble: None,
+            carried: None,
             standing: Standing::new(now),
         }
     }
@@ -160,6 +182,7 @@ impl Rung {
         Self {
             cosigned: u64::try_from(cosignature.size).unwrap_or(0),
             time: ledger_time(cosignature.time.as_ref()),
+            carried: ledger_time(cosignature.carried_time.as_ref()),
             ..Self::new(now)
         }
     }

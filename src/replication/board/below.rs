@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::{
-    super::status::{LinkState, Standing},
+    super::status::{LinkState, Standing, by_courier},
     Board, lock,
 };
 use crate::{
@@ -31,18 +31,25 @@ pub(super) struct Carried {
     pub signed: u64,
     pub heard: Option<Timestamp>,
     refused: Option<String>,
+    /// When it was brought by courier, if it was so the last time.
+    courier: Option<Timestamp>,
     pub standing: Standing,
 }
 
 impl Board {
     /// A session with a child begins; it lasts as long as what is returned.
-    pub(in super::super) fn open_session(self: &Arc<Self>, child: &NodeId) -> Carrying {
+    pub(in super::super) fn open_session(
+        self: &Arc<Self>,
+        child: &NodeId,
+        courier: bool,
+    ) -> Carrying {
         let mut below = lock(&self.below);
         below.sessions += 1;
         below.direct.insert(child.clone());
         Carrying {
             board: self.clone(),
             session: below.sessions,
+            courier,
         }
     }
 
@@ -69,6 +76,7 @@ impl Board {
 pub(in super::super) struct Carrying {
     board: Arc<Board>,
     session: u64,
+    courier: bool,
 }
 
 impl Carrying {
@@ -83,6 +91,7 @@ impl Carrying {
             carried.by.insert(self.session);
             carried.signed = carried.signed.max(signed);
             carried.heard = Some(now);
+            carried.courier = self.courier.then_some(now);
             carried.refused = None;
         });
     }
@@ -128,6 +137,7 @@ impl Below {
             signed: 0,
             heard: None,
             refused: None,
+            courier: None,
             standing: Standing::new(self.started),
         });
         carried.settle(view, now);
@@ -137,14 +147,22 @@ impl Below {
 
 impl Carried {
     fn settle(&mut self, view: &LogView, now: Timestamp) {
+        let courier = self.courier.filter(|_| self.by.is_empty());
         let (state, reason) = match (&view.quarantined, &self.refused) {
-            (Some(reason), _) => (LinkState::Quarantined, reason.as_str()),
-            (None, Some(reason)) => (LinkState::Refused, reason.as_str()),
-            (None, None) if self.by.is_empty() => (LinkState::Disconnected, ""),
-            (None, None) if view.tree.size() < self.signed => (LinkState::CatchingUp, ""),
-            (None, None) => (LinkState::Current, ""),
+            (Some(reason), _) => (LinkState::Quarantined, reason.clone()),
+            (None, Some(reason)) => (LinkState::Refused, reason.clone()),
+            (None, None) if self.by.is_empty() && courier.is_none() => {
+                (LinkState::Disconnected, String::new())
+            }
+            (None, None) => {
+                let behind = view.tree.size() < self.signed;
+                let reason = courier.map(by_courier).unwrap_or_default();
+                match behind {
+                    true => (LinkState::CatchingUp, reason),
+                    false => (LinkState::Current, reason),
+                }
+            }
         };
-        let reason = reason.to_owned();
         self.standing.turn(state, &reason, now);
     }
 }

@@ -1,5 +1,6 @@
 //! Nodes in memory, joined by channels.
 
+mod courier;
 mod dishonest;
 mod honest;
 mod random;
