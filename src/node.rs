@@ -182,6 +182,7 @@ impl Node {
         let registers = Arc::new(reference.registers());
         let seed = data.load_seed()?;
         let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
+        recover::heed_mark(&config, &data, &ledger)?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
         let uplink = uplink(&config, keys.clone(), board.clone(), true)?;

@@ -172,6 +172,27 @@ async fn a_county_restored_from_an_old_copy_recovers_and_goes_on_as_the_same_log
         );
         county.kill();
     }
+    // A copy that is marked as one, while the city is out of reach: it stays closed however long that takes.
+    std::fs::remove_dir_all(&data).unwrap();
+    support::copy(&backup, &data);
+    std::fs::write(data.join("restored"), "").unwrap();
+    city.kill();
+    for _ in 0..2 {
+        let county = Process::start(&scene.county);
+        let mut agency = scene.agency(&county).await;
+        let error = agency.submit(risk("FORK")).await.unwrap_err();
+        assert_eq!(error.reason, Some(ErrorReason::BehindParent));
+        let now = status(&mut scene.admin(&county).await).await;
+        assert!(now.health_reason.contains("copy that was put back"));
+        county.kill();
+    }
+    let city = Process::start(&scene.city);
+    let county = Process::start(&scene.county);
+    let mut admin = scene.admin(&county).await;
+    until!(Some(status(&mut admin).await).filter(|now| now.health() == Health::Serving));
+    assert_eq!(status(&mut admin).await.size, 6_021);
+    until!((!data.join("restored").exists()).then_some(()));
+    county.kill();
     // A copy that stays old: the city is gone before it has given anything back, and nobody but the county's
     // own journal says that it is behind.
     std::fs::remove_dir_all(&data).unwrap();

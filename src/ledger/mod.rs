@@ -387,6 +387,19 @@ impl Ledger {
         });
     }
 
+    /// Opens intake that was closed because the parent held more, unless what it has shown is still not here.
+    /// To be called when the parent has said that it holds no more than this node.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn caught_up(&self) -> Result<(), StorageError> {
+        let behind = matches!(*self.intake.borrow(), Intake::BehindParent(_));
+        if let Some(own) = self.log("").filter(|_| behind) {
+            self.set_intake(open::intake(&own, self.state.as_ref())?);
+        }
+        Ok(())
+    }
+
     /// Closes intake for good where the derived state has failed behind the committer, which meets
     /// that only with the next group.
     pub fn check_state(&self) {

@@ -460,7 +460,7 @@ fn check_head(
 
 /// A node to which its parent has shown more of its own log, under its own signature, than it holds takes
 /// nothing in until it holds that, whatever comes between.
-fn intake(own: &LogView, state: &dyn StateStore) -> Result<Intake, StorageError> {
+pub(super) fn intake(own: &LogView, state: &dyn StateStore) -> Result<Intake, StorageError> {
     let Some(bytes) = state.get(&keys::evidence(LogNo::OWN))? else {
         return Ok(Intake::Open);
     };

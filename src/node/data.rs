@@ -129,6 +129,13 @@ impl DataFolder {
         Ok(log.map(|log| log.origin))
     }
 
+    /// The mark that an operator sets on a copy that was put back: nothing is taken in before the parent has
+    /// said that nothing is missing.
+    #[must_use]
+    pub fn restored(&self) -> PathBuf {
+        self.0.join("restored")
+    }
+
     /// The signing seed, made on first use.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::{
         note::{NodeKey, Note},
     },
     replication::{HeldLog, LinkState, Synced, Uplink, held},
+    storage::durable,
     types::{Clock, LedgerTime, SystemClock},
 };
 
@@ -178,6 +179,48 @@ fn no_log(why: &str, logs: &[HeldLog], refused: &[(String, String)]) -> String {
         text += &format!("; it does not give {origin} back: {why}");
     }
     text
+}
+
+/// Closes the intake of a folder that is marked as a copy that was put back, and takes the mark away once the
+/// parent has said that nothing is missing. Without a mark nothing happens.
+///
+/// # Errors
+/// [`NodeError::Recover`] where no parent could ever say so.
+pub(super) fn heed_mark(
+    config: &Config,
+    data: &DataFolder,
+    ledger: &Ledger,
+) -> Result<(), NodeError> {
+    let mark = data.restored();
+    if !mark.exists() {
+        return Ok(());
+    }
+    if config.parent.is_none() {
+        let mark = mark.display();
+        return Err(NodeError::Recover(format!(
+            "{mark} marks a copy that was put back, and there is no parent that could tell what is missing; \
+             if it is the newest copy there is, remove the mark"
+        )));
+    }
+    if *ledger.intake().borrow() == Intake::Open {
+        let text = "this is a copy that was put back; nothing is taken in before the parent has said \
+                    what is missing";
+        ledger.set_intake(Intake::BehindParent(text.to_owned()));
+    }
+    let mut intake = ledger.intake();
+    tokio::spawn(async move {
+        if intake
+            .wait_for(|intake| *intake == Intake::Open)
+            .await
+            .is_ok()
+        {
+            match durable::remove(&mark) {
+                Ok(()) => tracing::info!("nothing is missing any more: intake is open"),
+                Err(error) => tracing::warn!(%error, "the mark of a restored copy stays"),
+            }
+        }
+    });
+    Ok(())
 }
 
 async fn run(uplink: &Uplink, limit: Duration, progress: impl FnMut(&Synced)) -> Synced {

@@ -5,7 +5,7 @@ use super::{
     Receipt, Request, Session, storage,
 };
 use crate::{
-    ledger::{Intake, LogView, entry::ledger_time, note::VerifierKey},
+    ledger::{LogView, entry::ledger_time, note::VerifierKey},
     proto::replication::v1 as pb,
     types::LogNo,
 };
@@ -48,13 +48,16 @@ impl Session {
             return Ok(());
         }
         let Some(receipt) = receipt else {
+            if view.log == LogNo::OWN {
+                self.ledger().caught_up().map_err(storage)?;
+            }
             self.resume(&view, 0, None);
             return Ok(());
         };
         match agreement(self.ledger(), &view, receipt.checkpoint()).map_err(storage)? {
             Agreement::Agrees => {
-                if view.log == LogNo::OWN && behind(&self.ledger().intake().borrow()) {
-                    self.ledger().set_intake(Intake::Open);
+                if view.log == LogNo::OWN {
+                    self.ledger().caught_up().map_err(storage)?;
                 }
                 self.resume(&view, position.size, Some(receipt));
             }
@@ -124,8 +127,4 @@ impl Session {
         self.stop(view.log, LinkState::Quarantined, &text);
         Ok(())
     }
-}
-
-fn behind(intake: &Intake) -> bool {
-    matches!(intake, Intake::BehindParent(_))
 }

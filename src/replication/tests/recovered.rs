@@ -316,3 +316,30 @@ async fn what_a_parent_says_that_it_holds_is_checked() {
         assert!(error.contains(says), "{says}: {error}");
     }
 }
+
+/// What the parent has shown counts, even if it has lost it itself since: only what was signed is.
+#[tokio::test]
+async fn a_parent_that_lost_entries_too_does_not_open_the_intake() {
+    let (mut city, mut county, old) = replicated(40).await;
+    county.stop().await;
+    let wire = county.wire.clone().unwrap();
+    lock(&wire.lies).replace(Box::new(|message| {
+        if matches!(message.message, Some(Response::Batch(_))) {
+            message.message = None;
+        }
+    }));
+    let disk = county.disk.copy(old);
+    let above = Some((wire.clone(), city.disk.node));
+    let mut restored = Node::start(disk.clone(), Address::default(), above.clone(), true).await;
+    restored.board.met().await;
+    assert!(restored.is_behind());
+    restored.stop().await;
+    lock(&wire.lies).take();
+    // The city begins anew: it takes what there is, and neither of the two has the rest.
+    city.stop().await;
+    let city = Node::start(Disk::new("nantong"), city.address.clone(), None, true).await;
+    let restored = Node::start(disk, Address::default(), above, true).await;
+    restored.sync().await;
+    same(&restored, &city, &restored.origin());
+    assert!(restored.is_behind());
+}
