@@ -26,7 +26,9 @@ use hefu::{
     },
     node::KEYS_CHECK,
     proto::{
-        audit::v1::{ListAuditRecordsRequest, audit_service_client::AuditServiceClient},
+        audit::v1::{
+            AuditRecord, ListAuditRecordsRequest, audit_service_client::AuditServiceClient,
+        },
         error::v1::ErrorReason,
         node::v1::{GetStatusRequest, GetStatusResponse, LinkState},
         risk::v1::{WatchRisksRequest, WatchRisksResponse},
@@ -412,10 +414,108 @@ async fn what_ends_soon_is_warned_of_by_name() {
         "{warnings:?}"
     );
     assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let shown = hefu_status(&site.domain.issue("admin/operator"), &county).await;
+    let warned = "WARNING: the certificate of this node ends in 7 days";
+    assert!(shown.contains(warned), "{shown}");
     // With a newer certificate its holder is warned of no more.
     let client = authority
         .issue(&identity("agency/qidong-housing"), &[], 60)
         .unwrap();
     let _channel = dial(&client, county.address).await.unwrap();
     assert_eq!(status(&mut operator).await.warnings.len(), 1);
+}
+
+/// What `hefu status` prints.
+async fn hefu_status(issued: &Issued, node: &Running) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hefu"));
+    command
+        .args(["status", "--server", &format!("https://{}", node.address)])
+        .arg("--cert")
+        .arg(&issued.certificate)
+        .arg("--key")
+        .arg(&issued.key)
+        .arg("--roots")
+        .arg(&issued.root);
+    let ran = tokio::task::spawn_blocking(move || command.output());
+    String::from_utf8(ran.await.unwrap().unwrap().stdout).unwrap()
+}
+
+/// A certificate of a node that ends after some seconds.
+fn short(site: &Site, node: &str, seconds: u64) -> (Vec<u8>, Vec<u8>) {
+    let read = |name: &str| std::fs::read_to_string(site.pki().join(name)).unwrap();
+    let key = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), key).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let uri = format!("spiffe://{DOMAIN}/node/{node}").try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    let now = jiff::Timestamp::now().as_second();
+    let now = std::time::UNIX_EPOCH + Duration::from_secs(now.try_into().unwrap());
+    params.not_before = (now - Duration::from_secs(60)).into();
+    params.not_after = (now + Duration::from_secs(seconds)).into();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    (certificate.pem().into(), key.serialize_pem().into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_whose_certificate_ends_goes_on_with_its_new_one() {
+    let site = Site::new();
+    let city = site.start("nantong", None).await;
+    let config = site.config("qidong", Some(("nantong", city.address)));
+    let whole = (
+        std::fs::read(&config.tls.certificate).unwrap(),
+        std::fs::read(&config.tls.key).unwrap(),
+    );
+    let (certificate, key) = short(&site, "qidong", 6);
+    site.write("qidong.pem", &certificate);
+    site.write("qidong.key", &key);
+    let county = Running::start(config).await;
+    let auditor = site.domain.admin(&city).await;
+    let replicates = |record: &AuditRecord| record.method.ends_with("/Replicate");
+    recorded(&auditor, replicates).await;
+    // The connection stands on the one that ends when the new one comes.
+    site.write("qidong.pem", &whole.0);
+    site.write("qidong.key", &whole.1);
+    let cut = recorded(&auditor, |record| record.reason == "CERTIFICATE_ENDED").await;
+    assert!(
+        replicates(&cut) && cut.caller.ends_with("node/qidong"),
+        "{cut:?}"
+    );
+    let issued = site.domain.issue("admin/operator");
+    let dialled = async {
+        loop {
+            match dial(&issued, county.address).await {
+                Ok(channel) => return Clients::new(channel),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let mut operator = tokio::time::timeout(BUSY, dialled).await.unwrap();
+    until(&mut operator, |status| {
+        status.uplinks[0].state() == LinkState::Current
+    })
+    .await;
+    let mut agency = site.domain.agency(QIDONG, &county).await;
+    agency.submit(risk("R-1")).await.unwrap();
+    assert!(agency_sync(&site, &county).await);
+}
+
+/// Waits for a record of the audit trail.
+async fn recorded(clients: &Clients, wanted: impl Fn(&AuditRecord) -> bool) -> AuditRecord {
+    let mut audit = AuditServiceClient::new(clients.channel.clone());
+    let waiting = async {
+        loop {
+            let request = ListAuditRecordsRequest {
+                page_size: 500,
+                ..Default::default()
+            };
+            let answer = audit.list_audit_records(request).await.unwrap();
+            if let Some(found) = answer.into_inner().records.into_iter().find(&wanted) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(BUSY, waiting).await.unwrap()
 }

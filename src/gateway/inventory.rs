@@ -16,6 +16,8 @@ use super::{identity::end, tls::Credentials};
 pub enum Kind {
     /// The node's own certificate.
     Certificate,
+    /// A certificate between it and its root.
+    Intermediate,
     /// A root.
     Root,
     /// A revocation list.
@@ -28,6 +30,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
+            Self::Intermediate => "intermediate",
             Self::Root => "root",
             Self::RevocationList => "revocation list",
         }
@@ -61,11 +64,19 @@ impl fmt::Display for Item {
     }
 }
 
-/// The parts of credentials: the own certificate first, without its intermediates.
+/// The parts of credentials: the own certificate first.
 #[must_use]
 pub fn inventory(credentials: &Credentials) -> Vec<Item> {
-    let own = credentials.chain.iter().take(1);
-    let own = own.map(|own| Item::new(Kind::Certificate, own, end(own)));
+    let chain = credentials.chain.iter().enumerate();
+    let own = chain.map(|(at, certificate)| {
+        let first = at == 0;
+        let kind = if first {
+            Kind::Certificate
+        } else {
+            Kind::Intermediate
+        };
+        Item::new(kind, certificate, end(certificate))
+    });
     let roots = credentials.roots.iter();
     let roots = roots.map(|root| Item::new(Kind::Root, root, end(root)));
     let lists = credentials.crls.iter();

@@ -108,9 +108,11 @@ impl KeysWatch {
     /// Recorded first: what cannot be recorded is not done.
     fn put(&self, new: InForce) -> Result<(), crate::audit::AuditError> {
         let of = |set: &InForce| BTreeSet::from_iter(inventory(set.credentials()));
-        let (before, after) = (of(&self.keys.current()), of(&new));
+        let current = self.keys.current();
+        let (before, after) = (of(&current), of(&new));
         self.failed.send_replace(None);
-        if before == after {
+        // The key is that of the certificate.
+        if current.credentials().chain == new.credentials().chain && before == after {
             return Ok(());
         }
         for item in after.difference(&before) {

@@ -275,7 +275,12 @@ fn certificates(metrics: &Metrics, of: Arc<Sources>) {
             let end = ends.filter_map(|part| part.end).min()?;
             Some(by("kind", kind_word(kind), days(end, now)))
         };
-        let kinds = [Kind::Certificate, Kind::Root, Kind::RevocationList];
+        let kinds = [
+            Kind::Certificate,
+            Kind::Intermediate,
+            Kind::Root,
+            Kind::RevocationList,
+        ];
         set(&left, kinds.into_iter().filter_map(first));
         let (seen, rules) = (of.upkeep.connections.seen(), of.access.rules());
         let agencies = rules.agencies.iter().filter_map(|agency| {
@@ -295,6 +300,7 @@ fn certificates(metrics: &Metrics, of: Arc<Sources>) {
 fn kind_word(kind: Kind) -> &'static str {
     match kind {
         Kind::Certificate => "certificate",
+        Kind::Intermediate => "intermediate",
         Kind::Root => "root",
         Kind::RevocationList => "revocation_list",
     }

@@ -26,6 +26,9 @@ const AGAIN: i64 = 86_400;
 
 const DAY: i64 = 86_400;
 
+/// Certificates that are told of one by one.
+const MAX_WARNINGS: usize = 100;
+
 /// What an operator should see to.
 #[derive(Clone)]
 pub(super) struct Upkeep {
@@ -46,12 +49,15 @@ impl services::node::Upkeep for Upkeep {
         let failed = [&self.rules_failed, &self.keys_failed];
         let failed = failed.iter().filter_map(|failed| failed.borrow().clone());
         let endings = self.endings(SystemClock.now());
-        failed.chain(endings.iter().map(Ending::text)).collect()
+        let more = endings.len().saturating_sub(MAX_WARNINGS);
+        let more = (more > 0).then(|| format!("{more} more certificates end soon"));
+        let endings = endings.iter().take(MAX_WARNINGS).map(Ending::text);
+        failed.chain(endings).chain(more).collect()
     }
 }
 
 impl Upkeep {
-    /// What ends within 30 days, or has ended.
+    /// What ends within 30 days, or has ended; the soonest first.
     fn endings(&self, now: Timestamp) -> Vec<Ending> {
         let in_force = self.connections.keys().current();
         let own = inventory(in_force.credentials());
@@ -64,7 +70,9 @@ impl Upkeep {
             mend: "its holder needs another",
         });
         let seen = seen.filter(|ending| ending.seconds > -GONE_DAYS * DAY);
-        own.chain(seen).filter(Ending::is_near).collect()
+        let mut endings: Vec<_> = own.chain(seen).filter(Ending::is_near).collect();
+        endings.sort_by_key(|ending| ending.seconds);
+        endings
     }
 
     /// Tells the log of what ends, once a day and whenever it becomes more urgent, until dropped.
@@ -112,6 +120,10 @@ impl Ending {
             Kind::Certificate => (
                 "the certificate of this node".to_owned(),
                 "renew it and put it in the place of the old one",
+            ),
+            Kind::Intermediate => (
+                format!("the intermediate {short}"),
+                "put its authority's next one behind the certificate",
             ),
             Kind::Root => (
                 format!("the root {short}"),

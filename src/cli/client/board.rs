@@ -18,6 +18,9 @@ pub fn print(status: &node::GetStatusResponse) {
     for damage in &status.damage {
         println!("DAMAGED: {damage}");
     }
+    for warning in &status.warnings {
+        println!("WARNING: {warning}");
+    }
     let mut registers = table(["register", "live", "withdrawn"]);
     for count in &status.registers {
         let (live, withdrawn) = (count.live.to_string(), count.withdrawn.to_string());
