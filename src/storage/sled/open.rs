@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use super::blocks::Blocks;
 use super::condition::{self, Condition};
-use super::{Opened, PATIENCE, SledOptions, SledState, caught, redo};
+use super::{Open, Opened, PATIENCE, SledOptions, SledState, caught};
 use crate::storage::StorageError;
 use crate::storage::durable::{self, Access, storage_error};
 
@@ -66,21 +67,21 @@ fn start(dir: &Path, options: SledOptions, boot: &str) -> Result<SledState, Stor
             });
         }
     };
-    match caught(DOING, || redo::again(&db))? {
-        Ok(()) => {}
+    let pairs = match caught(DOING, || Blocks::open(&db))? {
+        Ok(pairs) => pairs,
         Err(::sled::Error::Io(error)) if is_of_the_machine(error.kind()) => return Err(io(error)),
         Err(error) => {
             return Err(StorageError::Corrupt {
                 what: format!("{DOING}: {error}"),
             });
         }
-    }
+    };
     condition::sync_files(dir).map_err(io)?;
     let file = File::open(dir.join(DB)).map_err(|e| io(durable::at(dir, e)))?;
     let is_poisoned = AtomicBool::new(false);
     Ok(SledState {
         dir: dir.to_path_buf(),
-        db: Some(db),
+        db: Some(Open { db, pairs }),
         file,
         is_poisoned,
     })

@@ -151,24 +151,6 @@ fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_nothing() {
     assert!(found.len() > 5, "sled wrote nothing: {found:?}");
 }
 
-/// Exactly what a kill leaves that comes behind the note and some of the keys.
-#[test]
-fn a_batch_that_was_begun_is_carried_out_by_the_next_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let (state, _) = open(&dir.path().join("state"));
-    state.apply(batch(0..10)).unwrap();
-    let whole: Vec<_> = batch(5..20).changes.into_iter().collect();
-    let db = state.db.as_ref().unwrap();
-    redo::write(db, &whole).unwrap();
-    for i in 7..20 {
-        db.remove(format!("key {i:05}")).unwrap();
-    }
-    state.sync().unwrap();
-    let killed = dir.path().join("killed");
-    copy(&state.dir, &killed);
-    assert_eq!(content(&open(&killed).0), expected(0..20));
-}
-
 #[test]
 fn after_another_boot_it_is_set_aside() {
     let dir = tempfile::tempdir().unwrap();
@@ -235,7 +217,7 @@ fn a_panic_of_sled_is_damage_and_poisons() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = open(&dir.path().join("state"));
     state.apply(batch(0..10)).unwrap();
-    let panics = |_: &::sled::Db| -> ::sled::Result<()> { panic!("on purpose") };
+    let panics = |_: &Open| -> ::sled::Result<()> { panic!("on purpose") };
     let error = state.run("testing", panics).unwrap_err();
     assert!(matches!(&error, StorageError::Corrupt { what } if what.contains("on purpose")));
     assert!(matches!(state.get(b"a"), Err(StorageError::Poisoned)));
@@ -264,27 +246,6 @@ fn a_scan_ends_at_the_poison() {
     state.is_poisoned.store(true, Ordering::Release);
     assert!(matches!(scan.next(), Some(Err(StorageError::Poisoned))));
     assert!(scan.next().is_none());
-}
-
-#[test]
-fn the_lowest_keys_of_a_large_batch_are_applied_last() {
-    let mut batch = batch(0..1_000);
-    batch
-        .changes
-        .insert(b"!position".to_vec(), Some(b"1".to_vec()));
-    let parts = parts(batch.clone());
-    assert_eq!(
-        parts.iter().map(Vec::len).collect::<Vec<_>>(),
-        [256, 256, 256, 233]
-    );
-    assert_eq!(parts[3][0].0, b"!position");
-    assert!(
-        parts
-            .windows(2)
-            .all(|two| two[0][0].0 > two[1].last().unwrap().0)
-    );
-    assert!(parts.into_iter().flatten().collect::<BTreeMap<_, _>>() == batch.changes);
-    assert!(super::parts(Batch::default()).is_empty());
 }
 
 #[test]
