@@ -7,10 +7,9 @@ use std::{
 
 use jiff::Timestamp;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 
 use super::{AuditError, Chained, Hash};
-use crate::{proto::audit::v1::AuditRecord, storage::durable};
+use crate::{proto::audit::v1::AuditRecord, storage::durable, types::sha256};
 
 /// The first bytes of every file: what it is, and the version of this format.
 const MAGIC: &[u8; 8] = b"hefuaud1";
@@ -42,11 +41,7 @@ pub(super) struct Segment {
 
 /// The chain's rule.
 pub(super) fn hash_after(before: &Hash, record: &[u8]) -> Hash {
-    Sha256::new()
-        .chain_update(before)
-        .chain_update(record)
-        .finalize()
-        .into()
+    sha256(&[before, record])
 }
 
 /// A record as it lies in a file.

@@ -148,18 +148,18 @@ pub fn apply(
                     frame.log.0.to_be_bytes().to_vec(),
                 );
             }
-            staged.put(keys::log(frame.log), frame.payload.to_vec());
+            staged.put(keys::log(frame.log), frame.payload.clone());
             trees.entry(frame.log).or_default();
         }
         FrameKind::Checkpoint => {
-            staged.put(keys::newest_checkpoint(frame.log), frame.payload.to_vec());
+            staged.put(keys::newest_checkpoint(frame.log), frame.payload.clone());
             staged.put(
                 keys::checkpoint(frame.log, frame.index.0),
-                frame.payload.to_vec(),
+                frame.payload.clone(),
             );
         }
         FrameKind::Cosignature => apply_cosignature(frame, staged)?,
-        FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.to_vec()),
+        FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.clone()),
         FrameKind::Entry => {
             let at = EntryRef {
                 log: frame.log,
@@ -170,7 +170,6 @@ pub fn apply(
             return apply_entry(frame.log, &parsed, before, rules, entries, trees, staged);
         }
     }
-    staged.end_frame();
     Ok(())
 }
 
@@ -196,7 +195,6 @@ pub fn apply_entry(
         }
         _ => count_unindexed(log, staged)?,
     }
-    staged.end_frame();
     Ok(())
 }
 
@@ -216,14 +214,14 @@ fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), Stora
     let size = u64::try_from(new.size).unwrap_or(0);
     let first = keys::receipt(frame.log, &new.node, size);
     if staged.get(&first)?.is_none() {
-        staged.put(first, frame.payload.to_vec());
+        staged.put(first, frame.payload.clone());
     }
     let key = keys::cosignature(frame.log, &new.node);
     let held = staged
         .get(&key)?
         .and_then(|bytes| pb::Cosignature::decode(bytes).ok());
     if held.is_none_or(|held| held.size <= new.size) {
-        staged.put(key, frame.payload.to_vec());
+        staged.put(key, frame.payload.clone());
     }
     Ok(())
 }

@@ -27,9 +27,8 @@ use super::{
     keys,
     merkle::leaf_hash,
     note::{Checkpoint, NodeKey, Note, VerifierKey},
-    open::Applied,
+    open::apply_up_to,
     rules::{Change, Intent, JudgeError, Proposal, Rules},
-    staged::Chunk,
     staged::{Staged, StateRead},
 };
 use crate::{
@@ -215,9 +214,8 @@ impl Committer {
             ..
         } = group;
         if !frames.is_empty() {
-            let start = journal.end();
             let end = journal.append(&frames)?;
-            apply_chunks(state.as_ref(), staged.into_chunks(), start, end)?;
+            apply_up_to(end, staged, state.as_ref())?;
             self.publish(end, touched)?;
         }
         let published = self.published.borrow().clone();
@@ -514,34 +512,6 @@ impl Drop for Committer {
                 .send_replace(Intake::Failed("the committer panicked".to_owned()));
         }
     }
-}
-
-/// Applies what a durable group changes, chunk by chunk, each with the position that it reflects.
-fn apply_chunks(
-    state: &dyn StateStore,
-    chunks: Vec<Chunk>,
-    start: Position,
-    end: Position,
-) -> Result<(), StorageError> {
-    let last = chunks.len().saturating_sub(1);
-    for (at, mut chunk) in chunks.into_iter().enumerate() {
-        let applied = match at == last {
-            true => Applied {
-                position: end,
-                frames: 0,
-            },
-            false => Applied {
-                position: start,
-                frames: chunk.frames,
-            },
-        };
-        chunk
-            .batch
-            .changes
-            .insert(keys::APPLIED.to_vec(), Some(applied.to_bytes()));
-        state.apply(chunk.batch)?;
-    }
-    Ok(())
 }
 
 /// The first answer of a request that was made before; `None` for a new request.

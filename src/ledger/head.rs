@@ -1,8 +1,6 @@
 //! What the state keeps of a record: where its standing revision lies, and what is asked often.
 
-use sha2::{Digest as _, Sha256};
-
-use crate::types::{LedgerTime, LogIndex, LogNo};
+use crate::types::{LedgerTime, LogIndex, LogNo, sha256};
 
 /// Where an entry lies on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,5 +86,5 @@ pub fn etag(revision: u64, hash: &[u8; 32]) -> String {
 /// SHA-256 of a record's bytes.
 #[must_use]
 pub fn content_hash(record: &[u8]) -> [u8; 32] {
-    Sha256::digest(record).into()
+    sha256(&[record])
 }

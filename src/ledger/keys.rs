@@ -3,7 +3,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `!applied` | what the state reflects: a journal position u64, and frames behind it u32 |
+//! | `!applied` | what the state reflects: everything before this journal position, u64 |
 //! | `!format` | version of this layout, u32 |
 //! | `l` log u32 | `hefu.ledger.v1.Log`: origin and key |
 //! | `o` origin | log u32 |

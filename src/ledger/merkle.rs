@@ -3,7 +3,7 @@
 //! A [`Tree`] is O(log n) in memory: for every level of tiles, the hashes of the tile that is not
 //! yet full. Full tiles go out through [`Tree::push`] and come back through [`TileSource`].
 
-use sha2::{Digest as _, Sha256};
+use crate::types::sha256;
 
 /// A SHA-256 hash: 32 bytes.
 pub type Hash = [u8; 32];
@@ -16,28 +16,24 @@ pub const TILE_HEIGHT: u32 = 6;
 /// RFC 6962 section 2.1: SHA-256(0x00 || entry).
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    Sha256::new()
-        .chain_update([0])
-        .chain_update(entry)
-        .finalize()
-        .into()
+    sha256(&[&[0], entry])
 }
 
 /// RFC 6962 section 2.1: SHA-256(0x01 || left || right).
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new()
-        .chain_update([1])
-        .chain_update(left)
-        .chain_update(right)
-        .finalize()
-        .into()
+    let mut both = [1; 65];
+    let (_, halves) = both.split_at_mut(1);
+    for (to, from) in halves.iter_mut().zip(left.iter().chain(right)) {
+        *to = *from;
+    }
+    sha256(&[&both])
 }
 
 /// RFC 6962 section 2.1: the root of a tree without entries.
 #[must_use]
 pub fn empty_root() -> Hash {
-    Sha256::digest([]).into()
+    sha256(&[])
 }
 
 /// A full tile: its level (0 holds leaf hashes), its number in the level, and its hashes.

@@ -8,10 +8,9 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use sha2::{Digest as _, Sha256};
 
 use super::merkle::Hash;
-use crate::types::LedgerTime;
+use crate::types::{LedgerTime, sha256};
 
 /// C2SP signed-note: the algorithm byte of an Ed25519 note signature.
 const ED25519: u8 = 0x01;
@@ -414,13 +413,7 @@ fn cosigned_message(text: &str, seconds: u64) -> String {
 }
 
 fn key_id(name: &str, algorithm: u8, key: &[u8]) -> [u8; 4] {
-    let hash: Hash = Sha256::new()
-        .chain_update(name.as_bytes())
-        .chain_update([b'\n', algorithm])
-        .chain_update(key)
-        .finalize()
-        .into();
-    let [a, b, c, d, ..] = hash;
+    let [a, b, c, d, ..] = sha256(&[name.as_bytes(), &[b'\n', algorithm], key]);
     [a, b, c, d]
 }
 

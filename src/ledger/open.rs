@@ -283,71 +283,22 @@ pub(super) fn replay(
         }
         apply(frame, rules, &entries, trees, &mut staged)?;
     }
-    let chunks = staged.into_chunks();
-    let last = chunks.len().saturating_sub(1);
-    for (at, mut chunk) in chunks.into_iter().enumerate() {
-        let behind = usize::try_from(chunk.frames).unwrap_or(usize::MAX);
-        let position = match scan.frames.get(behind) {
-            Some((position, _)) if at < last => *position,
-            _ => next,
-        };
-        let applied = Applied {
-            position,
-            frames: 0,
-        };
-        chunk
-            .batch
-            .changes
-            .insert(keys::APPLIED.to_vec(), Some(applied.to_bytes()));
-        state.apply(chunk.batch)?;
-    }
+    apply_up_to(next, staged, state)?;
     Ok(next)
 }
 
-/// What a state reflects: everything before a position, and so many frames behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Applied {
-    pub position: Position,
-    pub frames: u32,
-}
-
-impl Applied {
-    pub fn to_bytes(self) -> Vec<u8> {
-        [
-            &self.position.0.to_be_bytes()[..],
-            &self.frames.to_be_bytes(),
-        ]
-        .concat()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (position, frames) = bytes.split_first_chunk::<8>()?;
-        let position = Position(u64::from_be_bytes(*position));
-        Some(Self {
-            position,
-            frames: u32::from_be_bytes(frames.try_into().ok()?),
-        })
-    }
-
-    /// Where the first frame lies that is not reflected; `None` where the journal is shorter.
-    fn resolve(self, journal: &dyn LogStore) -> Result<Option<Position>, StorageError> {
-        let (mut at, mut left) = (
-            self.position,
-            usize::try_from(self.frames).unwrap_or(usize::MAX),
-        );
-        if at > journal.end() {
-            return Ok(None);
-        }
-        while left > 0 && at < journal.end() {
-            let scan = journal.scan(at, REPLAY_BYTES)?;
-            match scan.frames.get(left) {
-                Some((position, _)) => return Ok(Some(*position)),
-                None => left -= scan.frames.len(),
-            }
-            at = scan.next;
-        }
-        Ok((left == 0).then_some(at))
-    }
+/// Applies what is staged, with the position that the state then reflects.
+///
+/// # Errors
+/// As [`StateStore::apply`].
+pub(super) fn apply_up_to(
+    position: Position,
+    staged: Staged<'_>,
+    state: &dyn StateStore,
+) -> Result<(), StorageError> {
+    let mut batch = staged.into_batch();
+    batch.put(keys::APPLIED, position.0.to_be_bytes().to_vec());
+    state.apply(batch)
 }
 
 /// Marks an empty state with the layout's version; `false` for a state of another one.
@@ -360,9 +311,7 @@ pub(super) fn check_format(state: &dyn StateStore) -> Result<bool, StorageError>
         return Ok(held.as_ref() == format);
     }
     let mut batch = Batch::default();
-    batch
-        .changes
-        .insert(keys::FORMAT_KEY.to_vec(), Some(format.to_vec()));
+    batch.put(keys::FORMAT_KEY, format.to_vec());
     state.apply(batch)?;
     Ok(true)
 }
@@ -373,10 +322,9 @@ pub(super) fn applied(
     state: &dyn StateStore,
 ) -> Result<Option<Position>, StorageError> {
     let bytes = state.get(keys::APPLIED)?;
-    let applied = bytes
-        .and_then(|bytes| Applied::from_bytes(&bytes))
-        .unwrap_or_default();
-    applied.resolve(journal)
+    let applied = bytes.map(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
+    let applied = applied.unwrap_or(Some(0)).map(Position);
+    Ok(applied.filter(|applied| *applied <= journal.end()))
 }
 
 fn published(

@@ -34,88 +34,41 @@ impl<S: StateStore + ?Sized> StateRead for &S {
     }
 }
 
-/// Changes at which a chunk is closed: with one more frame it stays what a store applies at once.
-const CHUNK: usize = 200;
-
-/// Changes that belong together: a store that has them reflects whole frames.
-#[derive(Debug, Default)]
-pub struct Chunk {
-    /// Frames reflected from the first staged one on, once this chunk is applied.
-    pub frames: u32,
-    /// The changes.
-    pub batch: Batch,
-}
-
-/// Pending changes over a store: all of them to read, and in chunks to apply.
-///
-/// A kill may come between two applications. Chunks end where frames end, so that the state always
-/// reflects whole frames, and recovery goes on with the next.
+/// Pending changes over a store: to read, and to apply as one.
 pub struct Staged<'a> {
     store: &'a dyn StateStore,
     pending: Batch,
-    chunks: Vec<Chunk>,
-    open: Batch,
-    frames: u32,
 }
 
 impl<'a> Staged<'a> {
     /// Nothing pending yet.
     #[must_use]
     pub fn new(store: &'a dyn StateStore) -> Self {
-        let (pending, open) = (Batch::default(), Batch::default());
-        Self {
-            store,
-            pending,
-            chunks: Vec::new(),
-            open,
-            frames: 0,
-        }
+        let pending = Batch::default();
+        Self { store, pending }
     }
 
     /// Sets a key.
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.change(key, Some(value));
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.pending.put(key, value);
     }
 
     /// Adds changes.
     pub fn extend(&mut self, batch: Batch) {
-        for (key, value) in batch.changes {
-            self.change(key, value);
-        }
+        self.pending.changes.extend(batch.changes);
     }
 
-    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.open.changes.insert(key.clone(), value.clone());
-        self.pending.changes.insert(key, value);
-    }
-
-    /// A frame is reflected whole.
-    pub fn end_frame(&mut self) {
-        self.frames += 1;
-        if self.open.changes.len() >= CHUNK {
-            let batch = std::mem::take(&mut self.open);
-            self.chunks.push(Chunk {
-                frames: self.frames,
-                batch,
-            });
-        }
-    }
-
-    /// The pending changes, in the order in which they must be applied.
+    /// The pending changes.
     #[must_use]
-    pub fn into_chunks(mut self) -> Vec<Chunk> {
-        self.chunks.push(Chunk {
-            frames: self.frames,
-            batch: self.open,
-        });
-        self.chunks
+    pub fn into_batch(self) -> Batch {
+        self.pending
     }
 }
 
 impl StateRead for Staged<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         match self.pending.changes.get(key) {
-            Some(pending) => Ok(pending.as_ref().map(|value| Bytes::copy_from_slice(value))),
+            Some(pending) => Ok(pending.clone()),
             None => self.store.get(key),
         }
     }
@@ -133,17 +86,14 @@ impl StateRead for Staged<'_> {
     }
 }
 
-type Pending<'a> = Box<dyn Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)> + 'a>;
+type Pending<'a> = Box<dyn Iterator<Item = (&'a Bytes, &'a Option<Bytes>)> + 'a>;
 
-fn pending_in<'a>(
-    changes: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    range: &KeyRange,
-) -> Pending<'a> {
+fn pending_in<'a>(changes: &'a BTreeMap<Bytes, Option<Bytes>>, range: &KeyRange) -> Pending<'a> {
     let end = range.end.clone();
-    let within = move |key: &Vec<u8>| end.as_ref().is_none_or(|end| key < end);
+    let within = move |key: &Bytes| end.as_ref().is_none_or(|end| key.as_ref() < end.as_slice());
     Box::new(
         changes
-            .range(range.start.clone()..)
+            .range(Bytes::copy_from_slice(&range.start)..)
             .take_while(move |(key, _)| within(key)),
     )
 }
@@ -168,11 +118,11 @@ impl Iterator for Merged<'_> {
                 (_, None) => return self.stored.next(),
                 (None, Some(_)) => true,
                 (Some(stored), Some((pending, _))) => {
-                    if stored.as_ref() == pending.as_slice() {
+                    if stored == *pending {
                         self.stored.next();
                         true
                     } else {
-                        pending.as_slice() < stored.as_ref()
+                        *pending < stored
                     }
                 }
             };
@@ -180,10 +130,7 @@ impl Iterator for Merged<'_> {
                 return self.stored.next();
             }
             if let Some((key, Some(value))) = self.pending.next() {
-                return Some(Ok((
-                    Bytes::copy_from_slice(key),
-                    Bytes::copy_from_slice(value),
-                )));
+                return Some(Ok((key.clone(), value.clone())));
             }
         }
     }

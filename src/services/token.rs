@@ -1,8 +1,9 @@
 //! Opaque tokens: page tokens and positions, signed by the node and bound to what they are for.
 
+use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
+
+use crate::types::sha256;
 
 /// Bytes of the signature that a token carries.
 const TAG_BYTES: usize = 16;
@@ -12,18 +13,16 @@ const MAX_CHARS: usize = 2_048;
 /// Seals and opens tokens. A token opens only at the node that sealed it, for the same purpose and binding.
 #[derive(Clone)]
 pub struct Tokens {
-    key: [u8; 32],
+    key: hmac::Key,
 }
 
 impl Tokens {
     /// Tokens of the node with this signing seed; they stay valid over restarts.
     #[must_use]
     pub fn new(seed: &[u8; 32]) -> Self {
-        let hash = Sha256::new()
-            .chain_update(b"hefu tokens v1\n")
-            .chain_update(seed);
+        let key = sha256(&[b"hefu tokens v1\n", seed]);
         Self {
-            key: hash.finalize().into(),
+            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
         }
     }
 
@@ -44,29 +43,21 @@ impl Tokens {
         let mut bytes = BASE64.decode(token).ok()?;
         let payload = bytes.len().checked_sub(TAG_BYTES)?;
         let tag = bytes.split_off(payload);
-        let mut mac = self.mac(binding);
-        mac.update(&bytes);
-        mac.verify_truncated_left(&tag).ok()?;
+        verify_slices_are_equal(&self.tag(binding, &bytes), &tag).ok()?;
         Some(bytes)
     }
 
-    fn tag(&self, binding: &[&[u8]], payload: &[u8]) -> Vec<u8> {
-        let mut mac = self.mac(binding);
-        mac.update(payload);
-        let mut tag = mac.finalize().into_bytes().to_vec();
-        tag.truncate(TAG_BYTES);
-        tag
-    }
-
     /// Every part goes in behind its length, so that parts cannot be shifted into one another.
-    fn mac(&self, binding: &[&[u8]]) -> Hmac<Sha256> {
-        #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("any length is a key");
+    fn tag(&self, binding: &[&[u8]], payload: &[u8]) -> Vec<u8> {
+        let mut mac = hmac::Context::with_key(&self.key);
         for part in binding {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
         }
-        mac
+        mac.update(payload);
+        let mut tag = mac.sign().as_ref().to_vec();
+        tag.truncate(TAG_BYTES);
+        tag
     }
 }
 

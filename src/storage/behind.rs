@@ -19,10 +19,10 @@ use bytes::Bytes;
 
 use super::{Batch, KeyRange, KeyValue, StateStore, StorageError, state::check_batch};
 
-/// Changes that are applied as one: what a store applies all or none of.
-const TOGETHER: usize = 256;
+/// Changes that are applied as one. The more, the fewer times each part of the store below is written.
+const TOGETHER: usize = 8_192;
 /// How long the first of a few changes waits for others.
-const LINGER: Duration = Duration::from_millis(10);
+const LINGER: Duration = Duration::from_millis(100);
 /// What a pending change takes beside its bytes, roughly.
 const OVERHEAD: usize = 200;
 
@@ -123,10 +123,8 @@ impl<S: StateStore> Shared<S> {
             let last = batches.last().map_or(0, |(number, _)| *number);
             let bytes = batches.iter().map(|(_, changes)| size(changes)).sum();
             let mut merged = Batch::default();
-            for (key, value) in batches.iter().flat_map(|(_, changes)| changes) {
-                let value = value.as_ref().map(|value| value.to_vec());
-                merged.changes.insert(key.to_vec(), value);
-            }
+            let changes = batches.iter().flat_map(|(_, changes)| changes);
+            merged.changes.extend(changes.cloned());
             let applied = self.inner.apply(merged);
             if applied.is_ok() {
                 self.forget(&batches, last);
@@ -234,10 +232,7 @@ impl<S: StateStore> StateStore for Behind<S> {
 
     fn apply(&self, batch: Batch) -> Result<(), StorageError> {
         check_batch(&batch)?;
-        let changes = batch.changes.into_iter();
-        let changes: Changes = changes
-            .map(|(key, value)| (Bytes::from(key), value.map(Bytes::from)))
-            .collect();
+        let changes: Changes = batch.changes.into_iter().collect();
         let shared = &self.shared;
         let full = |queue: &mut Queue| !queue.failed && queue.bytes > shared.limit;
         let mut queue = shared.wait(shared.queue(), full);

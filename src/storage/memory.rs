@@ -194,8 +194,8 @@ impl StateStore for MemoryState {
         let mut keys = self.write()?;
         for (key, value) in batch.changes {
             match value {
-                Some(value) => keys.insert(key, value.into()),
-                None => keys.remove(&key),
+                Some(value) => keys.insert(key.to_vec(), value),
+                None => keys.remove(key.as_ref()),
             };
         }
         Ok(())

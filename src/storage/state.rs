@@ -16,7 +16,19 @@ pub const MAX_KEY_BYTES: usize = 1_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The changes in key order.
-    pub changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub changes: BTreeMap<Bytes, Option<Bytes>>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.changes.insert(key.into(), Some(value.into()));
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, key: impl Into<Bytes>) {
+        self.changes.insert(key.into(), None);
+    }
 }
 
 /// A half-open range of keys: `start` is in it, `end` is not.
@@ -75,12 +87,8 @@ pub trait StateStore: Send + Sync + 'static {
         reverse: bool,
     ) -> Box<dyn Iterator<Item = Result<KeyValue, StorageError>> + Send + 'a>;
 
-    /// Applies a batch. After a kill all of it is there or nothing, if it has at most 256 changes.
-    ///
-    /// A larger one is applied as several such parts, the highest keys first: a kill between two
-    /// leaves some of them. A reader meanwhile may see some of the changes. So the key that says
-    /// which part of the log is applied must sort before all others: it then never claims what is
-    /// not there, and applying the log again from where it stands makes the batch whole.
+    /// Applies a batch. After a kill all of it is there or nothing. A reader meanwhile may see some of
+    /// the changes.
     ///
     /// # Durability
     /// After a kill of the process, a prefix of the applied batches is there. Only

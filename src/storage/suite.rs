@@ -238,7 +238,10 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Change>>> {
 
 fn batch(changes: impl IntoIterator<Item = Change>) -> Batch {
     Batch {
-        changes: changes.into_iter().collect(),
+        changes: changes
+            .into_iter()
+            .map(|(key, value)| (key.into(), value.map(Bytes::from)))
+            .collect(),
     }
 }
 
@@ -283,8 +286,8 @@ fn behaves_like_a_map<S: StateStore>(open: &impl Fn(&Path) -> S) {
             let batch = batch(changes);
             for (key, value) in batch.changes.clone() {
                 match value {
-                    Some(value) => model.insert(key, value),
-                    None => model.remove(&key),
+                    Some(value) => model.insert(key.to_vec(), value.to_vec()),
+                    None => model.remove(key.as_ref()),
                 };
             }
             state.apply(batch).unwrap();

@@ -23,6 +23,7 @@ mod refusal;
 mod request;
 mod rules;
 mod sector;
+mod sha256;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -53,6 +54,7 @@ pub use rules::{
     RuleError, RuleTable, Threshold, TypePrefix,
 };
 pub use sector::Sector;
+pub use sha256::sha256;
 pub use table::TableError;
 pub use text::{
     optional_office_phone, optional_prose, optional_text, required_prose, required_text,

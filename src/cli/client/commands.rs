@@ -9,7 +9,6 @@ use std::{
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
 use prost_reflect::{DynamicMessage, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::{
     Client, ClientError, ListOptions,
@@ -24,6 +23,7 @@ use crate::{
         ledger::v1::{self as ledger, ledger_service_client::LedgerServiceClient},
         node::v1::{self as node, node_service_client::NodeServiceClient},
     },
+    types::sha256,
 };
 
 /// Runs a client command.
@@ -165,7 +165,7 @@ fn string(text: &str) -> Value {
 #[must_use]
 pub fn request_id(message: &DynamicMessage) -> String {
     use prost::Message as _;
-    let hash: [u8; 32] = Sha256::digest(message.encode_to_vec()).into();
+    let hash = sha256(&[&message.encode_to_vec()]);
     let mut bytes = [0; 16];
     bytes.copy_from_slice(hash.split_at(16).0);
     uuid::Builder::from_custom_bytes(bytes)

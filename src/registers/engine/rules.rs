@@ -76,10 +76,10 @@ impl Rules for Registers {
         };
         let (old, new) = (before.map(keys).unwrap_or_default(), keys(after));
         for key in old.difference(&new) {
-            batch.changes.insert(key.clone(), None);
+            batch.remove(key.clone());
         }
         for key in new.difference(&old) {
-            batch.changes.insert(key.clone(), Some(Vec::new()));
+            batch.put(key.clone(), Bytes::new());
         }
     }
 

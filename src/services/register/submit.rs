@@ -4,7 +4,6 @@ use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use sha2::{Digest as _, Sha256};
 use tonic::{Status, Streaming};
 
 use super::{Answers, Call};
@@ -18,8 +17,8 @@ use crate::{
     services::{convert, status::status, wire},
     storage::KeyRange,
     types::{
-        Collection, FieldReason, ItemNumber, Reason, RecordName, Refusal, RequestId, Violations,
-        required_text,
+        Agency, Collection, FieldReason, ItemNumber, Reason, RecordName, Refusal, RequestId,
+        Violations, required_text, sha256,
     },
 };
 
@@ -135,15 +134,19 @@ impl Call {
         if let Some(name) = &name {
             self.account.names(name);
         }
-        self.valid(name.as_ref(), record)
+        self.valid(name.as_ref(), record, &self.caller.writer(&self.id)?)
     }
 
     /// As [`Call::validated`], of a record whose name was read before.
-    fn valid(&self, name: Option<&RecordName>, record: &Bytes) -> Result<RecordName, Refusal> {
-        let agency = self.caller.writer(&self.id)?;
+    fn valid(
+        &self,
+        name: Option<&RecordName>,
+        record: &Bytes,
+        agency: &Agency,
+    ) -> Result<RecordName, Refusal> {
         let context = Context {
             now: self.shared.clock.now(),
-            agency: &agency,
+            agency,
         };
         let register = self.register()?;
         // Whose record it is comes first: what is wrong inside another's is not the caller's business.
@@ -166,15 +169,16 @@ impl Call {
         let mut violations = Violations::new();
         let id: Option<RequestId> = violations.parse("request_id", id);
         let id = violations.into_complete(id).map_err(Refusal::from)?;
-        let mut hash = Sha256::new();
-        for part in [self.id.as_str().as_bytes(), verb.as_bytes()]
+        let begin = [self.id.as_str().as_bytes(), verb.as_bytes()];
+        let parts = begin.iter().chain(content);
+        let parts: Vec<_> = parts
+            .map(|part| ((part.len() as u64).to_be_bytes(), *part))
+            .collect();
+        let parts: Vec<_> = parts
             .iter()
-            .chain(content)
-        {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        Ok(Some((id, hash.finalize().into())))
+            .flat_map(|(length, part)| [&length[..], *part])
+            .collect();
+        Ok(Some((id, sha256(&parts))))
     }
 
     fn own_origin(&self) -> String {
@@ -349,6 +353,7 @@ impl List {
     /// Checks rows: a result for each, and the proposals of those that are valid.
     fn rows(&mut self, records: Vec<Bytes>) -> Result<(Vec<RowResult>, Vec<Proposal>), Refusal> {
         let first = self.summary.rows + 1;
+        let agency = self.call.caller.writer(&self.call.id);
         let mut results = Vec::with_capacity(records.len());
         let mut proposals = Vec::with_capacity(records.len());
         for (row, record) in (first..).zip(records) {
@@ -358,7 +363,11 @@ impl List {
                 Some(name) => drop(self.named.insert(name.item().clone())),
                 None => self.nameless += 1,
             }
-            match self.call.valid(name.as_ref(), &record) {
+            let valid = match &agency {
+                Ok(agency) => self.call.valid(name.as_ref(), &record, agency),
+                Err(refusal) => Err(refusal.clone()),
+            };
+            match valid {
                 Ok(name) => {
                     results.push(RowResult {
                         row,

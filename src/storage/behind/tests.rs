@@ -52,9 +52,11 @@ impl StateStore for Arc<Gate> {
 
 fn one(key: &[u8], value: Option<&[u8]>) -> Batch {
     let mut batch = Batch::default();
-    batch
-        .changes
-        .insert(key.to_vec(), value.map(<[u8]>::to_vec));
+    let (key, value) = (
+        Bytes::copy_from_slice(key),
+        value.map(Bytes::copy_from_slice),
+    );
+    batch.changes.insert(key, value);
     batch
 }
 
@@ -113,7 +115,7 @@ fn small_batches_are_applied_together_and_in_order() {
     for i in 0..1_000_u32 {
         let mut batch = one(b"newest", Some(&i.to_be_bytes()));
         let key = i.to_be_bytes().to_vec();
-        batch.changes.insert(key, Some(Vec::new()));
+        batch.put(key, Bytes::new());
         state.apply(batch).unwrap();
     }
     gate.shut.store(false, Ordering::Release);

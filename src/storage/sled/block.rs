@@ -17,7 +17,7 @@ pub(super) const BLOCK: usize = 2_000;
 pub(super) const MAX_HERE: usize = 600;
 
 /// A key and what becomes of it.
-pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Change = (Bytes, Option<Bytes>);
 
 /// The bytes are no block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +140,7 @@ pub(super) struct Merged {
     /// The blocks that take its place: each with its first key. None where no pair is left.
     pub(super) blocks: Vec<(Vec<u8>, Vec<u8>)>,
     /// Keys whose values lie elsewhere no more.
-    pub(super) no_longer_elsewhere: Vec<Vec<u8>>,
+    pub(super) no_longer_elsewhere: Vec<Bytes>,
 }
 
 /// A block with changes. Pairs from `until` on belong to the next block and are dropped: a kill in the
@@ -168,10 +168,10 @@ pub(super) fn merge(
         .peekable();
     let last_old = old.clone().last().map(|(key, _)| key);
     for (key, value) in changes {
-        while let Some(pair) = old.next_if(|(held, _)| *held < key.as_slice()) {
+        while let Some(pair) = old.next_if(|(held, _)| *held < key.as_ref()) {
             kept.push(pair);
         }
-        let replaced = old.next_if(|(held, _)| *held == key.as_slice());
+        let replaced = old.next_if(|(held, _)| *held == key.as_ref());
         let new = value.as_ref().map(|value| match value.len() > MAX_HERE {
             true => Value::Elsewhere,
             false => Value::Here(value),
@@ -181,10 +181,10 @@ pub(super) fn merge(
         {
             merged.no_longer_elsewhere.push(key.clone());
         }
-        kept.extend(new.map(|value| (key.as_slice(), value)));
+        kept.extend(new.map(|value| (key.as_ref(), value)));
     }
     kept.extend(old);
-    let first_new = changes.first().map(|(key, _)| key.as_slice());
+    let first_new = changes.first().map(|(key, _)| key.as_ref());
     let appended = last_old.is_some() && first_new > last_old;
     merged.blocks = divide(&kept, appended);
     Ok(merged)

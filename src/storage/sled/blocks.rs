@@ -34,7 +34,7 @@ enum Op<'a> {
     Block(Vec<u8>, Vec<u8>),
     NoBlock(Vec<u8>),
     Large(&'a [u8], &'a [u8]),
-    NotLarge(Vec<u8>),
+    NotLarge(Bytes),
 }
 
 /// What is written for one block.
@@ -60,9 +60,11 @@ impl Blocks {
         };
         if let Some(note) = blocks.redo.read()? {
             let writes = blocks.plan(&note.changes, &note.touched)?;
-            writes.into_iter().try_for_each(|write| blocks.carry_out(write))?;
+            writes
+                .into_iter()
+                .try_for_each(|write| blocks.carry_out(write))?;
             // Whether they had a long value before can no longer be told.
-            let short = |(_, value): &&Change| !value.as_ref().is_some_and(|v| v.len() > MAX_HERE);
+            let short = |(_, value): &&Change| value.as_ref().is_none_or(|v| v.len() <= MAX_HERE);
             for (key, _) in note.changes.iter().filter(short) {
                 blocks.large.remove(key)?;
             }
@@ -149,18 +151,19 @@ impl Blocks {
     ) -> ::sled::Result<Vec<Write<'a>>> {
         let (mut writes, mut rest, mut touched) = (Vec::new(), changes, touched.iter().peekable());
         loop {
-            let first = rest.first().map(|(key, _)| key);
-            let key = match (first, touched.peek()) {
-                (None, None) => return Ok(writes),
-                (Some(key), None) => key,
-                (None, Some(key)) => key,
-                (Some(key), Some(touched)) => key.min(touched),
+            let first = rest.first().map(|(key, _)| key.as_ref());
+            let Some(key) = first
+                .into_iter()
+                .chain(touched.peek().map(|key| key.as_slice()))
+                .min()
+            else {
+                return Ok(writes);
             };
             let found = self.floor(key)?;
             let (lower, block) = found.unwrap_or_default();
             let next = self.after(&lower)?.map(|(next, _)| next);
             let until = next.as_deref();
-            let within = |key: &Vec<u8>| until.is_none_or(|until| key.as_slice() < until);
+            let within = |key: &[u8]| until.is_none_or(|until| key < until);
             let (mine, others) = rest.split_at(rest.partition_point(|(key, _)| within(key)));
             while touched.next_if(|key| within(key)).is_some() {}
             rest = others;
@@ -251,9 +254,10 @@ mod tests {
     }
 
     fn change(model: &mut Model, changes: &[Change]) {
-        for (key, value) in changes.iter().cloned() {
+        for (key, value) in changes {
+            let key = key.to_vec();
             match value {
-                Some(value) => model.insert(key, value),
+                Some(value) => model.insert(key, value.to_vec()),
                 None => model.remove(&key),
             };
         }
@@ -265,10 +269,13 @@ mod tests {
             .prop_map(|(n, long)| format!("{}{n:04}", if long { "a long key " } else { "k" }));
         let value = prop::option::weighted(
             0.7,
-            (any::<u8>(), prop_oneof![9 => 0_usize..90, 1 => 500..4_000_usize])
-                .prop_map(|(byte, length)| vec![byte; length]),
+            (
+                any::<u8>(),
+                prop_oneof![9 => 0_usize..90, 1 => 500..4_000_usize],
+            )
+                .prop_map(|(byte, length)| Bytes::from(vec![byte; length])),
         );
-        let batch = prop::collection::btree_map(key.prop_map(String::into_bytes), value, 1..200)
+        let batch = prop::collection::btree_map(key.prop_map(Bytes::from), value, 1..200)
             .prop_map(|changes| changes.into_iter().collect());
         prop::collection::vec((batch, 0_usize..40), 1..12)
     }
@@ -297,7 +304,7 @@ mod tests {
                 prop_assert!(content(&blocks, true) == due);
                 for (key, _) in changes {
                     let found = blocks.get(&key).unwrap();
-                    prop_assert_eq!(found.as_deref(), model.get(&key).map(Vec::as_slice));
+                    prop_assert_eq!(found.as_deref(), model.get(key.as_ref()).map(Vec::as_slice));
                 }
                 let long = model.values().filter(|value| value.len() > MAX_HERE).count();
                 prop_assert_eq!(blocks.large.len(), long);
@@ -310,9 +317,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let db = ::sled::open(dir.path()).unwrap();
         let blocks = Blocks::open(&db).unwrap();
-        let pair = |n: u32| (n.to_be_bytes().to_vec(), Some(vec![7; 40]));
+        let pair = |n: u32| (n.to_be_bytes().to_vec().into(), Some(vec![7; 40].into()));
         let fill = || {
-            let total: usize = blocks.blocks.iter().values().map(|b| b.unwrap().len()).sum();
+            let total: usize = blocks
+                .blocks
+                .iter()
+                .values()
+                .map(|b| b.unwrap().len())
+                .sum();
             total / blocks.blocks.len()
         };
         for n in 0..5_000 {
@@ -324,9 +336,16 @@ mod tests {
         }
         assert!(fill() > block::BLOCK / 2, "{}", fill());
         let numbers = (0..10_000_u32).map(|n| n.to_be_bytes().to_vec());
-        assert!(content(&blocks, false).into_iter().map(|pair| pair.0).eq(numbers));
+        assert!(
+            content(&blocks, false)
+                .into_iter()
+                .map(|pair| pair.0)
+                .eq(numbers)
+        );
         for n in 0..10_000_u32 {
-            blocks.apply(&[(n.to_be_bytes().to_vec(), None)]).unwrap();
+            blocks
+                .apply(&[(n.to_be_bytes().to_vec().into(), None)])
+                .unwrap();
         }
         assert_eq!(blocks.blocks.len(), 1);
     }

@@ -7,6 +7,8 @@
 //! A note has its beginning under `last`, which names how many more pieces it has. Where there are
 //! any, `last` is removed before they are written: it never speaks of pieces of two notes.
 
+use bytes::Bytes;
+
 use super::block::{Change, Damaged};
 
 /// The tree of the beginning.
@@ -115,11 +117,13 @@ fn decode(mut bytes: &[u8]) -> Option<Note> {
         let (mark, mut rest) = rest.split_first_chunk::<2>()?;
         match u16::from_be_bytes(*mark) {
             TOUCHED => note.touched.push(key.to_vec()),
-            REMOVED => note.changes.push((key.to_vec(), None)),
+            REMOVED => note.changes.push((Bytes::copy_from_slice(key), None)),
             length => {
                 let value;
                 (value, rest) = rest.split_at_checked(length.into())?;
-                note.changes.push((key.to_vec(), Some(value.to_vec())));
+                let value = Bytes::copy_from_slice(value);
+                note.changes
+                    .push((Bytes::copy_from_slice(key), Some(value)));
             }
         }
         bytes = rest;
@@ -139,7 +143,12 @@ mod tests {
         let db = ::sled::open(dir.path()).unwrap();
         let notes = Notes::open(&db).unwrap();
         let long: Vec<Change> = (0..2_560_u16)
-            .map(|key| (key.to_be_bytes().to_vec(), Some(vec![7; 4_000])))
+            .map(|key| {
+                (
+                    key.to_be_bytes().to_vec().into(),
+                    Some(vec![7; 4_000].into()),
+                )
+            })
             .collect();
         for changes in [&long, &long[..2], &[]] {
             let touched = [&b""[..], b"somewhere"];
@@ -158,8 +167,10 @@ mod tests {
         fn a_note_says_what_the_batch_was(
             changes in proptest::collection::vec(
                 (
-                    proptest::collection::vec(any::<u8>(), 0..20),
-                    proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20)),
+                    proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from),
+                    proptest::option::of(
+                        proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from),
+                    ),
                 ),
                 0..10,
             ),

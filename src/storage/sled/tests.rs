@@ -16,8 +16,8 @@ fn open(dir: &Path) -> (SledState, Opened) {
 fn batch(keys: impl IntoIterator<Item = u32>) -> Batch {
     let change = |i: u32| {
         (
-            format!("key {i:05}").into_bytes(),
-            Some(format!("value {i}").into_bytes()),
+            format!("key {i:05}").into(),
+            Some(format!("value {i}").into()),
         )
     };
     Batch {
@@ -35,7 +35,7 @@ fn expected(keys: impl IntoIterator<Item = u32>) -> BTreeMap<Vec<u8>, Vec<u8>> {
     batch(keys)
         .changes
         .into_iter()
-        .map(|(key, value)| (key, value.unwrap()))
+        .map(|(key, value)| (key.to_vec(), value.unwrap().to_vec()))
         .collect()
 }
 
@@ -120,6 +120,7 @@ fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_nothing() {
             .map(|key: u32| (key.to_be_bytes().to_vec(), Some(i.to_be_bytes().to_vec())))
             .chain((0..100).map(|key| (format!("{i} {key}").into_bytes(), Some(vec![7; 200]))))
             .chain((0..50).map(|key| (format!("{} {key}", i.wrapping_sub(1)).into_bytes(), None)))
+            .map(|(key, value)| (key.into(), value.map(Bytes::from)))
             .collect(),
     };
     let mut found = std::collections::BTreeSet::new();
@@ -141,8 +142,8 @@ fn a_kill_in_the_middle_of_a_batch_leaves_all_of_it_or_nothing() {
         let mut due = BTreeMap::new();
         for (key, value) in (0..=last).flat_map(|i| batch(i).changes) {
             match value {
-                Some(value) => due.insert(key, value),
-                None => due.remove(&key),
+                Some(value) => due.insert(key.to_vec(), value.to_vec()),
+                None => due.remove(key.as_ref()),
             };
         }
         assert!(content == due, "not whole after batch {last} of {i}");

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use super::{Action, Area, Brings, Grant, Policy, Who};
-use crate::types::{RegisterId, Role};
+use crate::types::{RegisterId, Role, sha256};
 
 /// Why a policy is not used. The text says which grant is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +65,7 @@ impl Policy {
         });
         Ok(Self {
             grants: grants.collect::<Result<_, _>>()?,
-            digest: HEXLOWER.encode(&Sha256::digest(text.as_bytes())),
+            digest: HEXLOWER.encode(&sha256(&[text.as_bytes()])),
         })
     }
 }
