@@ -239,8 +239,7 @@ impl StateStore for State {
         let mut back = Batch::default();
         for key in batch.changes.keys() {
             let held = self.disk.state.get(key)?;
-            back.changes
-                .insert(key.clone(), held.map(|bytes| bytes.to_vec()));
+            back.changes.insert(key.clone(), held);
         }
         lock(&self.disk.undo).push(back);
         self.disk.state.apply(batch)
