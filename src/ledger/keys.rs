@@ -22,7 +22,7 @@
 use crate::types::{AgencyId, LogNo, RecordName, RegisterId, RequestId};
 
 /// The version of the layout. A state of another version is rebuilt.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// See the table.
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.

@@ -168,7 +168,7 @@ pub(super) fn change(
     }
     for (key, cells) in values {
         let value = (!cells.is_empty()).then(|| encode(&cells, width));
-        batch.changes.insert(key, value);
+        batch.changes.insert(key.into(), value.map(Into::into));
     }
     Ok(())
 }
