@@ -12,6 +12,7 @@ use std::{cell::Cell, hint::black_box, path::Path, sync::Arc};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hefu::{
+    cli::bench::records::Source,
     ledger::{
         Ledger, Options,
         merkle::{Tree, leaf_hash},
@@ -25,15 +26,14 @@ use hefu::{
 };
 use prost::Message as _;
 
-#[path = "exchange/records.rs"]
-mod records;
+const NODE: &str = "qidong";
 
 fn pieces(c: &mut Criterion) {
-    let record = records::risk(1).encode_to_vec();
+    let record = Source::default().risk(1).encode_to_vec();
     let entry = Entry {
         format: 1,
         time: Some(prost_types::Timestamp::default()),
-        name: records::risk(1).name,
+        name: Source::default().risk(1).name,
         submitter: SUBMITTER.to_owned(),
         action: Action::Submit.into(),
         revision: 1,
@@ -110,7 +110,7 @@ fn commit(c: &mut Criterion) {
         )),
         clock: Arc::new(SystemClock),
         trust_domain: "nantong.gov.cn".parse().unwrap(),
-        node: records::NODE.parse().unwrap(),
+        node: NODE.parse().unwrap(),
         seed: [7; 32],
         incarnation: 1,
         head_file: None,
@@ -119,7 +119,7 @@ fn commit(c: &mut Criterion) {
     let ledger = runtime.block_on(Ledger::open(options)).unwrap();
     let next = Cell::new(0);
     let proposal = |_| {
-        let risk = records::risk(next.replace(next.get() + 1));
+        let risk = Source::default().risk(next.replace(next.get() + 1));
         Proposal {
             name: risk.name.parse().unwrap(),
             intent: Intent::Submit(risk.encode_to_vec().into()),

@@ -1,6 +1,7 @@
 //! The `hefu` command: one file for each server command, one folder for the client.
 
 mod audit;
+pub mod bench;
 pub mod client;
 mod courier;
 pub mod demo;
@@ -74,6 +75,8 @@ enum Command {
     Courier(courier::Courier),
     /// Who did what: the audit trail of a node
     Audit(audit::Audit),
+    /// Measure a node beside a bare server
+    Bench(bench::Bench),
     /// Ask an access policy, or test it
     Policy(policy::Policy),
     #[command(flatten)]
@@ -140,6 +143,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Recover(recover) => recover.run(&connection).await,
         Command::Courier(courier) => courier.run(&connection).await,
         Command::Audit(audit) => audit.run(&connection).await,
+        Command::Bench(bench) => bench.run(&connection).await,
         Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),
         Command::Client(command) => commands::run(command, &connection)

@@ -12,7 +12,10 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::try_join_all};
-use hefu::{
+use tonic::transport::Channel;
+
+use super::{Failed, records::Source, site::Running};
+use crate::{
     ledger::Ledger,
     proto::{
         replication::v1::{
@@ -23,10 +26,6 @@ use hefu::{
     },
     types::{LogIndex, LogNo},
 };
-use tonic::transport::Channel;
-
-use super::{Failed, records, site::Running};
-
 /// Rows of one message of a list.
 const ROWS: u64 = 500;
 /// Entries of one message of the bare replication stream: as many as a batch of hefu has.
@@ -36,26 +35,26 @@ const CATCH_UP: Duration = Duration::from_secs(600);
 
 /// What a closed loop measured.
 #[derive(Default)]
-pub struct Singles {
+pub(super) struct Singles {
     calls: u64,
     elapsed: Duration,
     latencies: Vec<u32>,
 }
 
 impl Singles {
-    pub fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.calls += other.calls;
         self.elapsed += other.elapsed;
         self.latencies.extend(other.latencies);
         self.latencies.sort_unstable();
     }
 
-    pub fn per_second(&self) -> f64 {
+    pub(super) fn per_second(&self) -> f64 {
         self.calls as f64 / self.elapsed.as_secs_f64()
     }
 
     /// A percentile, in microseconds.
-    pub fn percentile(&self, percent: usize) -> f64 {
+    pub(super) fn percentile(&self, percent: usize) -> f64 {
         let at = self.latencies.len() * percent / 100;
         let at = at.min(self.latencies.len().saturating_sub(1));
         self.latencies
@@ -65,8 +64,9 @@ impl Singles {
 }
 
 /// Submits one record after the other from `in_flight` callers for `time`.
-pub async fn singles(
+pub(super) async fn singles(
     channels: &[Channel],
+    source: &Source,
     in_flight: usize,
     time: Duration,
     next: &Arc<AtomicU64>,
@@ -74,11 +74,12 @@ pub async fn singles(
     let started = Instant::now();
     let callers = channels.iter().cycle().take(in_flight).map(|channel| {
         let (mut client, next) = (RiskServiceClient::new(channel.clone()), next.clone());
+        let source = source.clone();
         let called = tokio::spawn(async move {
             let mut latencies = Vec::new();
             while started.elapsed() < time {
                 let request = SubmitRiskRequest {
-                    risk: Some(records::risk(next.fetch_add(1, Ordering::Relaxed))),
+                    risk: Some(source.risk(next.fetch_add(1, Ordering::Relaxed))),
                     ..SubmitRiskRequest::default()
                 };
                 let sent = Instant::now();
@@ -100,15 +101,21 @@ pub async fn singles(
 }
 
 /// Streams a list of `rows` rows; returns rows per second, until the last answer.
-pub async fn list(channel: &Channel, first: u64, rows: u64) -> Result<f64, Failed> {
+pub(super) async fn list(
+    channel: &Channel,
+    source: &Source,
+    first: u64,
+    rows: u64,
+) -> Result<f64, Failed> {
+    let source = source.clone();
     let messages = (0..rows.div_ceil(ROWS)).map(move |at| {
         let from = at * ROWS;
         SubmitRisksRequest {
             risks: (from..rows.min(from + ROWS))
-                .map(|n| records::risk(first + n))
+                .map(|n| source.risk(first + n))
                 .collect(),
             parent: if at == 0 {
-                format!("agencies/{}/risks", records::AGENCY)
+                source.collection()
             } else {
                 String::new()
             },
@@ -131,7 +138,7 @@ pub async fn list(channel: &Channel, first: u64, rows: u64) -> Result<f64, Faile
 }
 
 /// Brings the parent up to date; returns entries per second, until the last cosignature is kept.
-pub async fn catch_up(county: &Running) -> Result<f64, Failed> {
+pub(super) async fn catch_up(county: &Running) -> Result<f64, Failed> {
     let uplink = county.uplink.as_ref().ok_or("no parent")?;
     let started = Instant::now();
     let synced = uplink.sync(CATCH_UP, |_| ()).await;
@@ -145,7 +152,7 @@ pub async fn catch_up(county: &Running) -> Result<f64, Failed> {
 }
 
 /// The own log's entries, in the batches in which they are replicated.
-pub fn batches(ledger: &Ledger) -> Result<Vec<Batch>, Failed> {
+pub(super) fn batches(ledger: &Ledger) -> Result<Vec<Batch>, Failed> {
     let view = ledger.log("").ok_or("no log")?;
     let size = view.tree.size();
     let batch = |start: u64| {
@@ -163,7 +170,7 @@ pub fn batches(ledger: &Ledger) -> Result<Vec<Batch>, Failed> {
 }
 
 /// Streams batches to the bare server; returns entries per second, until the last answer.
-pub async fn bare_catch_up(channel: &Channel, batches: &[Batch]) -> Result<f64, Failed> {
+pub(super) async fn bare_catch_up(channel: &Channel, batches: &[Batch]) -> Result<f64, Failed> {
     let entries: usize = batches.iter().map(|batch| batch.entries.len()).sum();
     let messages: Vec<_> = batches
         .iter()
@@ -183,7 +190,7 @@ pub async fn bare_catch_up(channel: &Channel, batches: &[Batch]) -> Result<f64, 
 }
 
 /// The median of an append of one record and its fdatasync, in microseconds.
-pub fn fdatasync(folder: &Path) -> Result<f64, Failed> {
+pub(super) fn fdatasync(folder: &Path) -> Result<f64, Failed> {
     let path = folder.join("fdatasync");
     let mut file = File::options().create_new(true).write(true).open(&path)?;
     let mut times = Vec::new();

@@ -5,27 +5,27 @@ use std::fs;
 use super::load::Singles;
 
 /// The figures.
-pub struct Report {
+pub(super) struct Report {
     json: bool,
     figures: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Report {
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self {
             json,
             figures: serde_json::Map::new(),
         }
     }
 
-    pub fn title(&self, text: &str) {
+    pub(super) fn title(&self, text: &str) {
         if !self.json {
             println!("\n{text}");
         }
     }
 
     /// One figure.
-    pub fn plain(&mut self, name: &str, value: f64, meaning: &str) {
+    pub(super) fn plain(&mut self, name: &str, value: f64, meaning: &str) {
         if !self.json {
             println!("  {name:<24} {value:>10.2}  {meaning}");
         }
@@ -33,7 +33,7 @@ impl Report {
     }
 
     /// A rate beside that of bare tonic.
-    pub fn rate(&mut self, name: &str, hefu: f64, bare: f64, unit: &str) {
+    pub(super) fn rate(&mut self, name: &str, hefu: f64, bare: f64, unit: &str) {
         let ratio = hefu / bare;
         if !self.json {
             println!("  {name:<24} {hefu:>10.0}  {unit}, bare {bare:.0}, ratio {ratio:.3}");
@@ -44,7 +44,7 @@ impl Report {
     }
 
     /// A closed loop beside that of bare tonic.
-    pub fn singles(&mut self, in_flight: usize, hefu: &Singles, bare: &Singles) {
+    pub(super) fn singles(&mut self, in_flight: usize, hefu: &Singles, bare: &Singles) {
         let name = format!("submit_{in_flight}");
         self.rate(&name, hefu.per_second(), bare.per_second(), "submits/s");
         let percentiles = [
@@ -65,10 +65,16 @@ impl Report {
         }
     }
 
-    pub fn end(self) {
+    /// Prints the object, where that is asked for.
+    pub(super) fn end(&self) {
         if self.json {
-            println!("{}", serde_json::Value::Object(self.figures));
+            println!("{}", serde_json::Value::Object(self.figures.clone()));
         }
+    }
+
+    /// The figures, by name.
+    pub(super) fn figures(&self) -> &serde_json::Map<String, serde_json::Value> {
+        &self.figures
     }
 
     fn keep(&mut self, name: &str, value: f64) {
@@ -77,13 +83,13 @@ impl Report {
     }
 }
 
-/// A line of `/proc/self/status`, in MiB; 0 where there is none.
-pub fn memory(line: &str) -> f64 {
-    proc("/proc/self/status", line) / 1024.0
+/// A line of a process's `/proc/PID/status`, in MiB; 0 where there is none.
+pub(super) fn memory(process: &str, line: &str) -> f64 {
+    proc(&format!("/proc/{process}/status"), line) / 1024.0
 }
 
 /// Bytes that this process has caused to be written to disk.
-pub fn written() -> f64 {
+pub(super) fn written() -> f64 {
     proc("/proc/self/io", "write_bytes")
 }
 
