@@ -13,8 +13,9 @@ fix:
 demo *options:
     cargo run --release -- demo {{ options }}
 
+# The whole exchange beside a bare server; `cargo bench` has the hot pieces.
 bench *options:
-    cargo bench {{ options }}
+    cargo run --release -- bench {{ options }}
 
 # What deploy/ says, without containers; needs PyYAML.
 deploy:

@@ -99,6 +99,8 @@ pub struct Parsed {
     pub leaf: Hash,
     /// The entry with the head that it makes; `None` for bytes that this program does not understand.
     pub entry: Option<(StoredEntry, Head)>,
+    /// Its index keys, where they are worked out.
+    pub keys: Option<Vec<Bytes>>,
 }
 
 impl Parsed {
@@ -113,7 +115,16 @@ impl Parsed {
                 let head = entry.head();
                 (entry, head)
             }),
+            keys: None,
         }
+    }
+
+    /// Works out its index keys too.
+    #[must_use]
+    pub fn indexed(mut self, rules: &dyn Rules) -> Self {
+        let entry = self.entry.as_ref();
+        self.keys = entry.and_then(|(e, _)| rules.index_keys(&e.name, &e.message.record));
+        self
     }
 
     /// The standing head of the entry's record.
@@ -191,7 +202,8 @@ pub fn apply_entry(
     staged.put(keys::size(log), tree.size().to_be_bytes().to_vec());
     match &parsed.entry {
         Some((entry, head)) if continues(before.as_ref(), entry) => {
-            apply_revision(entry, head, before, rules, entries, staged)?;
+            let keys = parsed.keys.as_deref();
+            apply_revision((entry, head, keys), before, rules, entries, staged)?;
         }
         _ => count_unindexed(log, staged)?,
     }
@@ -227,8 +239,7 @@ fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), Stora
 }
 
 fn apply_revision(
-    entry: &StoredEntry,
-    head: &Head,
+    (entry, head, keys): (&StoredEntry, &Head, Option<&[Bytes]>),
     before: Option<Head>,
     rules: &dyn Rules,
     entries: &Entries<'_>,
@@ -246,8 +257,12 @@ fn apply_revision(
     let previous = before.map(|head| entries.get(head.entry)).transpose()?;
     let previous = previous.as_ref().map(revision);
     let mut batch = Batch::default();
-    rules.index(&entry.name, previous, revision(entry), &mut batch);
-    rules.count(&entry.name, previous, revision(entry), staged, &mut batch)?;
+    let after = Revision {
+        keys,
+        ..revision(entry)
+    };
+    rules.index(&entry.name, previous, after, &mut batch);
+    rules.count(&entry.name, previous, after, staged, &mut batch)?;
     staged.extend(batch);
     Ok(())
 }
@@ -258,6 +273,7 @@ fn revision(entry: &StoredEntry) -> Revision<'_> {
         withdrawn: entry.withdrawn(),
         time: entry.time,
         created: entry.created,
+        keys: None,
     }
 }
 

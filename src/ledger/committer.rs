@@ -23,9 +23,9 @@ use super::{
     apply::{Entries, Parsed, Trees, apply, apply_entry},
     decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
     entry::StoredEntry,
-    head::{EntryRef, Head},
+    head::{EntryRef, Head, content_hash},
     keys,
-    merkle::leaf_hash,
+    merkle::{Hash, Tree, leaf_hash},
     note::{Checkpoint, NodeKey, Note, VerifierKey},
     open::apply_up_to,
     rules::{Change, Intent, JudgeError, Proposal, Rules},
@@ -46,10 +46,36 @@ const MAX_CASCADE: usize = 1_000;
 /// How often the head file is made durable while entries come in.
 const HEAD_SYNC: Duration = Duration::from_secs(2);
 
+/// What is worked out of a proposal before it waits for the committer, whose time is what is scarce.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    hash: Option<Hash>,
+    keys: Option<Vec<Bytes>>,
+}
+
+impl Ready {
+    pub(super) fn of(proposal: &Proposal, rules: &dyn Rules) -> Self {
+        let Intent::Submit(record) = &proposal.intent else {
+            return Self::default();
+        };
+        Self {
+            hash: Some(content_hash(record)),
+            keys: rules.index_keys(&proposal.name, record),
+        }
+    }
+
+    fn head(&self, made: &StoredEntry) -> Head {
+        match self.hash {
+            Some(hash) => made.head_with(hash),
+            None => made.head(),
+        }
+    }
+}
+
 /// What the committer is asked to do.
 pub(super) enum Command {
     Submit(
-        Vec<Proposal>,
+        Vec<(Proposal, Ready)>,
         oneshot::Sender<Result<Submitted, SubmitError>>,
     ),
     Mirror(
@@ -230,8 +256,8 @@ impl Committer {
             Command::Submit(proposals, reply) => {
                 let mut results = Vec::with_capacity(proposals.len());
                 group.proposals += proposals.len();
-                for proposal in &proposals {
-                    results.push(self.decide_one(proposal, group)?);
+                for (proposal, ready) in proposals {
+                    results.push(self.decide_one(&proposal, ready, group)?);
                 }
                 group.answers.push(Answer::Submit(reply, results));
             }
@@ -262,9 +288,10 @@ impl Committer {
     fn decide_one(
         &mut self,
         proposal: &Proposal,
+        ready: Ready,
         group: &mut Group<'_>,
     ) -> Result<Result<Accepted, Refusal>, StorageError> {
-        match self.propose(proposal, group) {
+        match self.propose(proposal, ready, group) {
             Ok(accepted) => Ok(Ok(accepted)),
             Err(JudgeError::Refused(refusal)) => Ok(Err(*refusal)),
             Err(JudgeError::Storage(StorageError::Corrupt { what })) => {
@@ -278,6 +305,7 @@ impl Committer {
     fn propose(
         &mut self,
         proposal: &Proposal,
+        ready: Ready,
         group: &mut Group<'_>,
     ) -> Result<Accepted, JudgeError> {
         if let Some(answer) = replay(proposal, group)? {
@@ -320,14 +348,10 @@ impl Committer {
             self.cascade(dependent, proposal, group)?;
         }
         self.last_time = now;
-        let index = LogIndex(
-            self.trees
-                .get(&LogNo::OWN)
-                .map_or(0, super::merkle::Tree::size),
-        );
+        let size = self.trees.get(&LogNo::OWN).map_or(0, Tree::size);
         let at = EntryRef {
             log: LogNo::OWN,
-            index,
+            index: LogIndex(size),
         };
         let bytes = Bytes::from(entry.encode_to_vec());
         let leaf = leaf_hash(&bytes);
@@ -339,12 +363,13 @@ impl Committer {
             time: now,
             created: head.map_or(now, |head| head.created),
         };
-        let made = stored.head();
+        let made = ready.head(&stored);
         let mut accepted = Accepted::of(outcome_of(&stored), &stored, made, leaf);
         accepted.cascaded = judged.cascade;
         let parsed = Parsed {
             leaf,
             entry: Some((stored, made)),
+            keys: ready.keys,
         };
         self.add_entry(at, bytes, &parsed, head, group)?;
         Ok(accepted)
@@ -368,7 +393,7 @@ impl Committer {
             etag: None,
             validate_only: false,
         };
-        self.propose(&proposal, group).map(|_| ())
+        self.propose(&proposal, Ready::default(), group).map(|_| ())
     }
 
     /// Adds a frame that is no entry to the group and applies it to the state as it will be.

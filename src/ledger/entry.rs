@@ -100,13 +100,19 @@ impl StoredEntry {
     /// The head that the record has once this is its standing revision.
     #[must_use]
     pub fn head(&self) -> Head {
+        self.head_with(content_hash(&self.message.record))
+    }
+
+    /// As [`StoredEntry::head`], where the hash of the record is known.
+    #[must_use]
+    pub fn head_with(&self, hash: Hash) -> Head {
         Head {
             entry: self.at,
             revision: self.revision(),
             withdrawn: self.withdrawn(),
             created: self.created,
             updated: self.time,
-            hash: content_hash(&self.message.record),
+            hash,
         }
     }
 }

@@ -32,13 +32,13 @@ use tokio::{
 
 pub use apply::Counts;
 use apply::{Entries, Parsed, StateTiles};
-use committer::Command;
+use committer::{Command, Ready};
 use entry::StoredEntry;
 use head::{EntryRef, Head};
 use merkle::{Hash, ProofError, Tree};
 use note::{NodeKey, Note, VerifierKey};
 pub use open::{OpenError, Options};
-use rules::Proposal;
+use rules::{Proposal, Rules};
 
 use crate::{
     proto::ledger::v1 as pb,
@@ -256,6 +256,7 @@ pub struct Ledger {
     published: watch::Receiver<Arc<Published>>,
     intake: Arc<watch::Sender<Intake>>,
     key: Arc<NodeKey>,
+    rules: Arc<dyn Rules>,
     damage: Arc<Mutex<BTreeSet<String>>>,
     /// Whether everything happens in the runtime's one thread.
     in_turn: bool,
@@ -280,6 +281,11 @@ impl Ledger {
     /// [`SubmitError::Stopped`].
     pub async fn enqueue(&self, proposals: Vec<Proposal>) -> Result<Submitting, SubmitError> {
         let (reply, answer) = oneshot::channel();
+        let ready = |proposal: Proposal| {
+            let ready = Ready::of(&proposal, self.rules.as_ref());
+            (proposal, ready)
+        };
+        let proposals = proposals.into_iter().map(ready).collect();
         let command = Command::Submit(proposals, reply);
         let sent = self.commands.send(command).await;
         sent.map_err(|_| SubmitError::Stopped)?;
@@ -295,7 +301,7 @@ impl Ledger {
         let entries = batch.entries.iter().zip(batch.start..);
         let parsed = entries.map(|(bytes, index)| {
             let (log, index) = (batch.log, LogIndex(index));
-            Parsed::new(EntryRef { log, index }, bytes.clone())
+            Parsed::new(EntryRef { log, index }, bytes.clone()).indexed(self.rules.as_ref())
         });
         let parsed = parsed.collect();
         self.ask(|reply| Command::Mirror(batch, parsed, reply))

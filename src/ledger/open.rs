@@ -143,6 +143,7 @@ impl Ledger {
             published: committer.published.subscribe(),
             intake: committer.intake.clone(),
             key: committer.key.clone(),
+            rules: committer.rules.clone(),
             damage: Arc::default(),
             in_turn,
         };

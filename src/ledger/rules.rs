@@ -90,6 +90,8 @@ pub struct Revision<'a> {
     pub time: LedgerTime,
     /// Ledger time of the record's first one.
     pub created: LedgerTime,
+    /// What [`Rules::index_keys`] gives for it, where that was asked before.
+    pub keys: Option<&'a [Bytes]>,
 }
 
 /// The registers of a node, as the ledger sees them.
@@ -106,6 +108,12 @@ pub trait Rules: Send + Sync + 'static {
     /// # Errors
     /// [`JudgeError::Refused`] with the rule that it breaks.
     fn judge(&self, state: &dyn StateRead, change: &Change<'_>) -> Result<Judgement, JudgeError>;
+
+    /// The index keys of a record, which follow from its bytes alone: so they can be worked out before the one
+    /// thread that commits. `None` where that is left to [`Rules::index`].
+    fn index_keys(&self, _name: &RecordName, _record: &[u8]) -> Option<Vec<Bytes>> {
+        None
+    }
 
     /// Writes the index changes that take a record from one revision to the next. Must not fail: bytes
     /// that do not decode, as a foreign node may have sent, index nothing.

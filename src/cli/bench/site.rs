@@ -22,11 +22,15 @@ use crate::{
     gateway::{
         accept::accept,
         client::{ClientFiles, Dialer},
+        connections::Connections,
+        keys::Keys,
+        meter::Meters,
         pki::{Authority, Issued},
         serve::Limits,
         tls::Credentials,
     },
     ledger::Ledger,
+    metrics::Metrics,
     node::{Node, NodeError},
     proto::{
         replication::v1::replication_service_server::ReplicationServiceServer,
@@ -183,16 +187,17 @@ impl Site {
             roots: vec![issued.root],
             crls: Vec::new(),
         };
-        let config = Credentials::of(&tls)?.server()?;
+        let keys = Keys::new(Credentials::of(&tls)?)?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let connections = accept(
             listener,
-            Arc::new(config),
+            Connections::new(keys),
             DOMAIN.parse()?,
             Limits::default(),
             CancellationToken::new(),
             None,
+            Meters::new(&Metrics::default()),
         );
         let serving = Server::builder()
             .max_concurrent_streams(256)

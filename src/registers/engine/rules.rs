@@ -1,7 +1,5 @@
 //! The registers, as the ledger sees them.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
 use super::{
@@ -58,6 +56,11 @@ impl Rules for Registers {
         }
     }
 
+    fn index_keys(&self, name: &RecordName, record: &[u8]) -> Option<Vec<Bytes>> {
+        let register = self.get(name.register())?;
+        Some(keys_of(register, name, record))
+    }
+
     fn index(
         &self,
         name: &RecordName,
@@ -68,17 +71,16 @@ impl Rules for Registers {
         let Some(register) = self.get(name.register()) else {
             return;
         };
-        let keys = |revision: Revision<'_>| -> BTreeSet<Vec<u8>> {
-            register
-                .index_keys(name, revision.record)
-                .into_iter()
-                .collect()
+        let keys = |revision: Revision<'_>| match revision.keys {
+            Some(keys) => keys.to_vec(),
+            None => keys_of(register, name, revision.record),
         };
         let (old, new) = (before.map(keys).unwrap_or_default(), keys(after));
-        for key in old.difference(&new) {
+        // A record has a handful of them.
+        for key in old.iter().filter(|key| !new.contains(key)) {
             batch.remove(key.clone());
         }
-        for key in new.difference(&old) {
+        for key in new.iter().filter(|key| !old.contains(key)) {
             batch.put(key.clone(), Bytes::new());
         }
     }
@@ -172,6 +174,11 @@ impl Registers {
         }
         Ok(())
     }
+}
+
+fn keys_of(register: &dyn AnyRegister, name: &RecordName, record: &[u8]) -> Vec<Bytes> {
+    let keys = register.index_keys(name, record).into_iter();
+    keys.map(Bytes::from).collect()
 }
 
 fn is_live(state: &dyn StateRead, name: &RecordName) -> Result<bool, StorageError> {
