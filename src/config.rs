@@ -6,7 +6,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
 
-use crate::types::{NodeId, TrustDomain};
+use crate::types::{DailyWindow, NodeId, TrustDomain, UtcOffset};
 
 /// Why a configuration is not used. The text says what to mend.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub struct Config {
     pub tls: TlsConfig,
     /// Its parent; absent at the top.
     pub parent: Option<ParentConfig>,
+    /// What it wants to hear of its children.
+    #[serde(default)]
+    pub children: ChildrenConfig,
     /// Reference data; what is absent is the program's own.
     #[serde(default)]
     pub reference: ReferenceConfig,
@@ -74,6 +77,9 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Address and port to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// The zone of hours in the configuration and in tables.
+    #[serde(default)]
+    pub utc_offset: UtcOffset,
 }
 
 /// `[tls]`.
@@ -98,6 +104,8 @@ pub enum ReplicationMode {
     /// Always connected.
     #[default]
     Continuous,
+    /// Connected in a part of every day, and when `hefu sync` asks.
+    Window,
     /// Only when `hefu sync` asks.
     Manual,
 }
@@ -110,9 +118,39 @@ pub struct ParentConfig {
     pub endpoint: String,
     /// The parent's node id: its certificate must name it.
     pub node: String,
-    /// Continuous or manual.
+    /// Continuous, window or manual.
     #[serde(default)]
     pub mode: ReplicationMode,
+    /// The part of every day, with mode window.
+    #[serde(default = "night")]
+    pub window: DailyWindow,
+    /// KiB sent up in a second at most, in every mode; 0 for no limit.
+    #[serde(default)]
+    pub bandwidth_kib_s: u64,
+}
+
+/// The window where none is set.
+fn night() -> DailyWindow {
+    DailyWindow::NIGHT
+}
+
+/// `[children]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChildrenConfig {
+    /// Seconds between two heartbeats that children send.
+    pub heartbeat_s: u64,
+    /// A log of which nothing was heard for so many seconds is silent.
+    pub silent_after_s: u64,
+}
+
+impl Default for ChildrenConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_s: 10,
+            silent_after_s: 60,
+        }
+    }
 }
 
 /// `[reference]`.
@@ -127,6 +165,8 @@ pub struct ReferenceConfig {
     pub rules: Option<PathBuf>,
     /// TOML of grants: who may do what.
     pub policy: Option<PathBuf>,
+    /// CSV of the children that are expected, and by which hour.
+    pub children: Option<PathBuf>,
 }
 
 /// `[storage]`.
@@ -209,6 +249,7 @@ pub const KEYS: &[&str] = &[
     "node.trust_domain",
     "node.data",
     "node.listen",
+    "node.utc_offset",
     "tls.certificate",
     "tls.key",
     "tls.roots",
@@ -216,10 +257,15 @@ pub const KEYS: &[&str] = &[
     "parent.endpoint",
     "parent.node",
     "parent.mode",
+    "parent.window",
+    "parent.bandwidth_kib_s",
+    "children.heartbeat_s",
+    "children.silent_after_s",
     "reference.agencies",
     "reference.divisions",
     "reference.rules",
     "reference.policy",
+    "reference.children",
     "storage.cache_mib",
     "storage.segment_mib",
     "storage.watermark_mib",
@@ -292,7 +338,17 @@ impl Config {
                 return Err(ConfigError::Value(text.to_owned()));
             }
         }
+        let cap = self.parent.as_ref().map_or(0, |p| p.bandwidth_kib_s);
+        let (beat, silent) = (self.children.heartbeat_s, self.children.silent_after_s);
         let sizes = [
+            ("parent.bandwidth_kib_s", cap, 0, 1_048_576),
+            ("children.heartbeat_s", beat, 1, 3_600),
+            (
+                "children.silent_after_s",
+                silent,
+                2 * beat.min(3_600),
+                86_400,
+            ),
             ("storage.cache_mib", self.storage.cache_mib, 4, 65_536),
             ("storage.segment_mib", self.storage.segment_mib, 1, 4_096),
             (
@@ -362,7 +418,10 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), ConfigError
         "tls.roots" | "tls.crls" => {
             toml::Value::from(text.split(',').map(str::trim).collect::<Vec<_>>())
         }
-        _ if name.ends_with("_mib") || name.ends_with("_days") => {
+        _ if ["_mib", "_days", "_s"]
+            .iter()
+            .any(|unit| name.ends_with(unit)) =>
+        {
             let number: i64 = text.parse().map_err(|_| override_error(key))?;
             toml::Value::from(number)
         }
@@ -432,6 +491,14 @@ roots = ["ca.pem"]
         let parent = "\n[parent]\nendpoint = \"http://x\"\nnode = \"nantong\"\n";
         let parent = parse(&format!("{MINIMAL}{parent}"), &[]).unwrap_err();
         assert!(parent.to_string().contains("https://"), "{parent}");
+        for (flag, names) in [
+            ("node.utc_offset=8", "+08:00"),
+            ("children.heartbeat_s=0", "children.heartbeat_s"),
+            ("children.silent_after_s=19", "within 20 to 86400"),
+        ] {
+            let told = parse(MINIMAL, &[flag]).unwrap_err().to_string();
+            assert!(told.contains(names), "{flag}: {told}");
+        }
         let low = parse(MINIMAL, &["storage.cache_mib=1"]).unwrap_err();
         assert!(low.to_string().contains("cache_mib"), "{low}");
     }

@@ -1,13 +1,16 @@
 //! The composition root: open what a configuration names, bind, serve, drain.
 
 mod data;
+mod heard;
 mod keys;
 mod metrics;
 mod recover;
 mod reference;
 mod upkeep;
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future, net::SocketAddr, num::NonZeroU64, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use self::{
     keys::KeysWatch,
@@ -38,7 +41,7 @@ use crate::{
     },
     ledger::{Intake, Ledger, OpenError, Options},
     registers::Registers,
-    replication::{Board, HeldLog, LinkError, Mirror, Uplink, UplinkOptions},
+    replication::{Board, HeldLog, LinkError, Mirror, Mode, Pulse, Uplink, UplinkOptions},
     services::{
         self,
         access::{Access, Rules},
@@ -155,6 +158,7 @@ pub struct Node {
     health: HealthReporter,
     watching: Watching,
     ledger: Ledger,
+    board: Arc<Board>,
     uplink: Option<Arc<Uplink>>,
     /// Tells everything that runs to stop.
     stop: CancellationToken,
@@ -185,11 +189,9 @@ impl Node {
         recover::heed_mark(&config, &data, &ledger)?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
+        board.expect(reference.children.clone(), config.node.utc_offset);
         let uplink = uplink(&config, keys.clone(), board.clone(), true)?;
-        let origin = ledger
-            .log("")
-            .map(|view| view.origin().to_owned())
-            .unwrap_or_default();
+        let origin = ledger.key().log_key().name().to_owned();
         let tokens = Tokens::new(&seed);
         let methods = Methods::new(&registers);
         let watching = Watching::new(&registers, &reference);
@@ -220,7 +222,7 @@ impl Node {
         let measuring = Measuring::open(&config).await?;
         let sources = Sources::of(&nodes, upkeep.clone());
         metrics::register(&measuring.metrics, &config, sources);
-        let mirror = Mirror::new(board, Arc::new(access.clone()), stop.clone());
+        let mirror = Mirror::new(board.clone(), Arc::new(access.clone()), stop.clone());
         let (routes, health) = services::routes(shared, nodes, mirror, methods.clone())
             .map_err(|e| TlsError::Setup(format!("reflection: {e}")))?;
         Ok(Self {
@@ -238,6 +240,7 @@ impl Node {
             health,
             watching,
             ledger,
+            board,
             uplink,
             stop,
             config,
@@ -288,6 +291,7 @@ impl Node {
             watching.registers.clone(),
             watching.rules.clone(),
             watching.failed.clone(),
+            (self.board.clone(), self.config.node.utc_offset),
             trail.clone(),
             reloads.clone(),
         ));
@@ -303,6 +307,8 @@ impl Node {
             beside.spawn(serving);
         }
         beside.spawn(self.upkeep.clone().remind());
+        let heard = DataFolder::new(&self.config.node.data).heard();
+        beside.spawn(heard::watch(self.board.clone(), heard));
         Ok(beside)
     }
 
@@ -359,6 +365,8 @@ impl Node {
         .await;
         stop.cancel();
         drop(beside);
+        let heard = DataFolder::new(&self.config.node.data).heard();
+        heard::write(&heard, &self.board.keep());
         if let Some(uplink) = uplink {
             let _ = uplink.await;
         }
@@ -464,11 +472,26 @@ fn board(
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Board>, NodeError> {
     let parent = config.parent.as_ref().map(|parent| parent.node_id());
-    Ok(Board::new(
-        ledger.clone(),
-        clock.clone(),
-        parent.transpose()?,
-    )?)
+    let board = Board::new(ledger.clone(), clock.clone(), parent.transpose()?)?;
+    board.set_pulse(Pulse {
+        every: Duration::from_secs(config.children.heartbeat_s),
+        silent_after: Duration::from_secs(config.children.silent_after_s),
+    });
+    heard::recall(&board, &DataFolder::new(&config.node.data).heard());
+    Ok(board)
+}
+
+/// When the configuration wants a connection to the parent.
+fn mode(config: &Config) -> Mode {
+    let mode = config
+        .parent
+        .as_ref()
+        .map(|parent| (parent.mode, parent.window));
+    match mode {
+        Some((ReplicationMode::Continuous, _)) => Mode::Continuous,
+        Some((ReplicationMode::Window, window)) => Mode::Window(window, config.node.utc_offset),
+        Some((ReplicationMode::Manual, _)) | None => Mode::Manual,
+    }
 }
 
 fn uplink(
@@ -481,7 +504,11 @@ fn uplink(
         return Ok(None);
     };
     let options = UplinkOptions {
-        continuous: serving && parent.mode == ReplicationMode::Continuous,
+        mode: match serving {
+            true => mode(config),
+            false => Mode::Manual,
+        },
+        rate: NonZeroU64::new(parent.bandwidth_kib_s * 1024),
         ..UplinkOptions::default()
     };
     let dial = dial(config, keys, parent)?;

@@ -30,8 +30,8 @@ use super::{
 };
 use crate::{
     config::{
-        AuditConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig, ReferenceConfig,
-        StorageConfig, TlsConfig,
+        AuditConfig, ChildrenConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig,
+        ReferenceConfig, StorageConfig, TlsConfig,
     },
     gateway::{
         client::{ClientFiles, Dialer},
@@ -40,7 +40,7 @@ use crate::{
     ledger::Ledger,
     node::{Node, NodeError},
     replication::Uplink,
-    types::{Agency, AgencyTable, Identity, LogNo},
+    types::{Agency, AgencyTable, DailyWindow, Identity, LogNo, UtcOffset},
 };
 
 /// The trust domain of the demonstration.
@@ -238,6 +238,7 @@ impl Stage {
                 trust_domain: DOMAIN.to_owned(),
                 data: self.folder.join(name),
                 listen: (Ipv4Addr::LOCALHOST, port).into(),
+                utc_offset: UtcOffset::default(),
             },
             tls: TlsConfig {
                 crls: Vec::new(),
@@ -249,7 +250,10 @@ impl Stage {
                 endpoint: format!("https://{address}"),
                 node: CITY.to_owned(),
                 mode: Default::default(),
+                window: DailyWindow::NIGHT,
+                bandwidth_kib_s: 0,
             }),
+            children: ChildrenConfig::default(),
             reference: ReferenceConfig {
                 agencies: Some(self.folder.join("agencies.csv")),
                 ..ReferenceConfig::default()

@@ -38,6 +38,12 @@ pub enum Exit {
     Behind = 6,
     /// 7: `verify`, `custody`: something does not verify.
     NotProven = 7,
+    /// 8: `sync`: another one is under way.
+    Busy = 8,
+    /// 9: `status --check`: a child is missing or silent, or the parent is not reached.
+    Missing = 9,
+    /// 10: a log is quarantined; for `status --check`: or refused.
+    Quarantined = 10,
 }
 
 /// hefu (合符): a data-exchange gateway between government agencies.
@@ -46,7 +52,8 @@ pub enum Exit {
     name = "hefu",
     version,
     after_help = "Example:\n  hefu demo\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 rows \
-        refused, 4 not reached, 5 refused, 6 sync not finished in time, 7 something does not verify"
+        refused, 4 not reached, 5 refused, 6 sync not finished in time, 7 something does not verify, 8 \
+        another sync is under way, 9 a child is missing, 10 a log is quarantined"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -79,6 +86,13 @@ enum Command {
     Bench(bench::Bench),
     /// Ask an access policy, or test it
     Policy(policy::Policy),
+    /// Show how a node stands
+    #[command(
+        after_help = "Example:\n  hefu status --server https://city:7443\n  hefu status --watch\n  hefu \
+        status --check\n\nExit codes: 0 serving, 2 read-only, 1 failed, 4 not reached; with --check also 9 a \
+        child is missing or silent, or the parent is not reached, 10 a log is refused or quarantined"
+    )]
+    Status(client::status::Status),
     #[command(flatten)]
     Client(args::Command),
 }
@@ -133,7 +147,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Exit {
-    let connection = cli.connection;
+    let connection = cli.connection.settled();
     let ran: Result<Exit, CliError> = match cli.command {
         Command::Serve(serve) => serve.run().await,
         Command::Demo(demo) => demo.run().await,
@@ -146,6 +160,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Bench(bench) => bench.run(&connection).await,
         Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),
+        Command::Status(status) => status.run(&connection).await.map_err(CliError::from),
         Command::Client(command) => commands::run(command, &connection)
             .await
             .map_err(CliError::from),

@@ -113,6 +113,13 @@ impl VerifierKey {
     pub fn purpose(&self) -> KeyUse {
         self.purpose
     }
+
+    /// The key under which the origin of this log cosigns: the same key pair, under the node's name.
+    #[must_use]
+    pub fn cosigner_of_origin(&self) -> Self {
+        let node = self.name.rsplit_once('/').map_or("", |(node, _)| node);
+        Self::new(node, KeyUse::Cosigner, self.key)
+    }
 }
 
 impl fmt::Display for VerifierKey {

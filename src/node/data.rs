@@ -79,6 +79,12 @@ impl DataFolder {
         self.0.join("head")
     }
 
+    /// When children were last heard, and what they have signed.
+    #[must_use]
+    pub fn heard(&self) -> PathBuf {
+        self.0.join("heard.json")
+    }
+
     /// The log's signing seed: 32 bytes, readable by its owner only.
     #[must_use]
     pub fn seed(&self) -> PathBuf {

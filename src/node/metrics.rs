@@ -193,10 +193,22 @@ fn replication(metrics: &Metrics, of: Arc<Sources>) {
     let below_state = metrics.gauges("child_state", "1 for how each log from below stands");
     let heard = metrics.gauges(
         "child_heard_seconds",
-        "How long ago a log from below was last heard of, by log",
+        "How long ago the origin of a log from below last gave a sign of life, by log",
+    );
+    let missing = metrics.gauges(
+        "child_missing",
+        "1 for a child that is expected and has not come, 0 for one that has, by node",
     );
     metrics.before_reading(move || {
-        let (uplinks, children) = (of.board.uplinks(), of.board.children());
+        let (uplinks, mut children) = (of.board.uplinks(), of.board.children());
+        let expected = children.iter().filter(|child| child.expected);
+        let absent = expected.map(|child| {
+            let missing = i64::from(child.missing_since.is_some());
+            by("node", &child.node, missing)
+        });
+        set(&missing, absent);
+        // One that has never come has no log.
+        children.retain(|child| child.log.is_some());
         let of_log = |origin: &str| vec![("origin", origin.to_owned())];
         let in_state = |origin: &str, state| {
             let (mut labels, state) = (of_log(origin), ("state", word(state)));
@@ -225,7 +237,7 @@ fn replication(metrics: &Metrics, of: Arc<Sources>) {
         );
         let now = SystemClock.now();
         let ago = children.iter().filter_map(|log| {
-            let ago = now.duration_since(log.heard?).as_secs();
+            let ago = now.duration_since(log.alive?).as_secs();
             Some((of_log(&log.origin), ago.max(0)))
         });
         set(&heard, ago);

@@ -12,8 +12,9 @@ use crate::{
     audit::Trail,
     config::{Config, ReferenceConfig},
     registers::Registers,
+    replication::Board,
     services::access::Rules,
-    types::{AgencyTable, DivisionTable, Policy, RuleTable},
+    types::{AgencyTable, ChildTable, DivisionTable, Policy, RuleTable, UtcOffset},
 };
 
 /// How often the files of the rules are looked at: a change is in force within this time.
@@ -29,6 +30,8 @@ pub struct Reference {
     pub rules: Arc<RuleTable>,
     /// Who may do what.
     pub policy: Arc<Policy>,
+    /// Which children are expected.
+    pub children: Arc<ChildTable>,
 }
 
 impl Reference {
@@ -52,6 +55,7 @@ impl Reference {
             divisions: Arc::new(divisions.unwrap_or_else(DivisionTable::builtin)),
             rules: Arc::new(rules.unwrap_or_else(RuleTable::builtin)),
             policy: Arc::default(),
+            children: children(paths)?,
         };
         let policy = policy(paths, &reference.registers())?;
         Ok(Self {
@@ -78,6 +82,11 @@ impl Reference {
 
 fn agencies(paths: &ReferenceConfig) -> Result<Arc<AgencyTable>, NodeError> {
     let table = table(paths.agencies.as_deref(), AgencyTable::from_csv)?;
+    Ok(Arc::new(table.unwrap_or_default()))
+}
+
+fn children(paths: &ReferenceConfig) -> Result<Arc<ChildTable>, NodeError> {
+    let table = table(paths.children.as_deref(), ChildTable::from_csv)?;
     Ok(Arc::new(table.unwrap_or_default()))
 }
 
@@ -110,19 +119,24 @@ fn table<T, E: std::fmt::Display>(
     parse(text).map(Some).map_err(|e| failed(e.to_string()))
 }
 
-/// Puts the agency table and the policy in force again whenever their files change. One that is
+/// Puts the tables of agencies and of children and the policy in force again whenever their files change. One that is
 /// wrong changes nothing: the former stays in force, and `failed` says why.
 pub async fn watch_rules(
     paths: ReferenceConfig,
     registers: Arc<Registers>,
     rules: watch::Sender<Arc<Rules>>,
     failed: watch::Sender<Option<String>>,
+    (board, zone): (Arc<Board>, UtcOffset),
     trail: Trail,
     reloads: Reloads,
 ) {
     let contents = |paths: &ReferenceConfig| {
         let read = |path: &Option<_>| path.as_ref().map(|path| std::fs::read(path).ok());
-        [read(&paths.agencies), read(&paths.policy)]
+        [
+            read(&paths.agencies),
+            read(&paths.policy),
+            read(&paths.children),
+        ]
     };
     let mut seen = contents(&paths);
     let mut every = tokio::time::interval(RULES_CHECK);
@@ -133,20 +147,22 @@ pub async fn watch_rules(
             continue;
         }
         seen = now;
-        let read = || -> Result<Rules, NodeError> {
-            Ok(Rules {
+        let read = || -> Result<(Rules, Arc<ChildTable>), NodeError> {
+            let rules = Rules {
                 agencies: agencies(&paths)?,
                 policy: policy(&paths, &registers)?,
-            })
+            };
+            Ok((rules, children(&paths)?))
         };
         match read() {
-            Ok(new) => {
+            Ok((new, children)) => {
                 let digest = new.policy.digest().to_owned();
                 tracing::info!(policy = digest, "agencies and policy were read again");
                 if trail.event(format!("policy {digest} is in force")).is_err() {
                     // What cannot be recorded is not done; the node stops.
                     return;
                 }
+                board.expect(children, zone);
                 rules.send_replace(Arc::new(new));
                 failed.send_replace(None);
                 reloads.done(POLICY);

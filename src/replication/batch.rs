@@ -19,7 +19,7 @@ pub(super) struct Outgoing {
     pub message: pb::Batch,
 }
 
-/// Cuts the next batch of a log from `start` on, as large as the limits allow. `None` where there is
+/// Cuts the next batch of a log from `start` on, as large as the limits and `max_bytes` allow. `None` where there is
 /// nothing, or no checkpoint yet, to send.
 ///
 /// # Errors
@@ -28,8 +28,9 @@ pub(super) fn cut(
     ledger: &Ledger,
     view: &Arc<LogView>,
     start: u64,
+    max_bytes: usize,
 ) -> Result<Option<Outgoing>, StorageError> {
-    let mut entries = read(ledger, view, start, view.tree.size())?;
+    let mut entries = read(ledger, view, start, view.tree.size(), max_bytes)?;
     if entries.is_empty() {
         return Ok(None);
     }
@@ -94,12 +95,18 @@ fn checkpoint_within(
 }
 
 /// Entries from `start` on until `end` or a limit; at least one where there is one.
-fn read(ledger: &Ledger, view: &LogView, start: u64, end: u64) -> Result<Vec<Bytes>, StorageError> {
+fn read(
+    ledger: &Ledger,
+    view: &LogView,
+    start: u64,
+    end: u64,
+    max_bytes: usize,
+) -> Result<Vec<Bytes>, StorageError> {
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for index in (start..end).take(MAX_BATCH_ENTRIES) {
         let entry = read_one(ledger, view, index)?;
         bytes += entry.len();
-        if bytes > MAX_BATCH_BYTES && !entries.is_empty() {
+        if bytes > max_bytes && !entries.is_empty() {
             break;
         }
         entries.push(entry);

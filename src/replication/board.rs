@@ -3,6 +3,7 @@
 
 mod above;
 mod below;
+mod roll;
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +14,15 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 pub(super) use self::below::Carrying;
+pub use self::roll::Kept;
 use self::{
     above::{Above, Rung},
     below::Below,
 };
-use super::status::{ChildStatus, UplinkStatus};
+use super::{
+    heartbeat::Beat,
+    status::{ChildStatus, UplinkStatus},
+};
 use crate::{
     ledger::{Ledger, LogView},
     proto::ledger::v1 as pb,
@@ -109,7 +114,7 @@ impl Board {
         published.logs.values().map(status).collect()
     }
 
-    /// How every log from below stands here.
+    /// How every log from below stands here, and who is expected and has none.
     #[must_use]
     pub fn children(&self) -> Vec<ChildStatus> {
         let (published, now) = (self.ledger.published(), self.clock.now());
@@ -117,7 +122,7 @@ impl Board {
         let status = |view: &Arc<LogView>| {
             let carried = below.carried(view, now);
             ChildStatus {
-                log: view.log,
+                log: Some(view.log),
                 node: view.node().to_owned(),
                 origin: view.origin().to_owned(),
                 signed_size: carried.signed.max(view.tree.size()),
@@ -126,12 +131,18 @@ impl Board {
                 since: carried.standing.since,
                 reason: carried.standing.reason,
                 heard: carried.heard,
+                alive: carried.alive,
+                heartbeat: carried.beat.as_ref().map(|beat| beat.time),
+                expected: false,
+                due: None,
+                missing_since: None,
             }
         };
         let logs = published.logs.values();
-        logs.filter(|view| view.log != LogNo::OWN)
-            .map(status)
-            .collect()
+        let logs = logs.filter(|view| view.log != LogNo::OWN).map(status);
+        let mut children: Vec<_> = logs.collect();
+        below.judge(&mut children, now);
+        children
     }
 
     /// Changes whenever the standing of a log may have, above or below.
@@ -166,6 +177,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Board {
     pub(super) fn receipts(&self) -> watch::Receiver<Receipts> {
         self.receipts.subscribe()
+    }
+
+    /// The newest heartbeat of every log from below, for the parent.
+    pub(super) fn beats(&self) -> Vec<(LogNo, Arc<Beat>)> {
+        let below = lock(&self.below);
+        let beats = below.logs.iter();
+        beats
+            .filter_map(|(log, carried)| Some((*log, carried.beat.clone()?)))
+            .collect()
     }
 
     /// A cosignature that the ledger keeps: children hear of it.

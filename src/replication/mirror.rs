@@ -1,6 +1,7 @@
 //! The parent's side: a session for each child. It takes what it can verify, log by log, keeps what
 //! contradicts as evidence, and gives back what the child has lost.
 
+mod beats;
 mod give;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Board, MAX_LOGS, VERSION,
+    Board, MAX_BATCH_BYTES, MAX_LOGS, VERSION,
     board::{Carrying, Receipts},
     inflow::{self, Fault, forked, malformed},
     offer::Offered,
@@ -122,7 +123,7 @@ impl Mirror {
         session.greet(hello).await?;
         loop {
             session.tell(&mut receipts).await;
-            session.flow.cut_next(self.board.ledger());
+            session.flow.cut_next(self.board.ledger(), MAX_BATCH_BYTES);
             // In this order, so that a simulation repeats itself.
             tokio::select! {
                 biased;
@@ -250,6 +251,7 @@ impl Session {
             node: board.own().node().to_string(),
             verifier_key: board.ledger().key().cosigner_key().to_string(),
             logs,
+            heartbeat_seconds: u32::try_from(board.pulse().every.as_secs()).unwrap_or(u32::MAX),
         };
         self.answer(Response::Welcome(welcome)).await;
     }
@@ -285,6 +287,7 @@ impl Session {
             }
             Some(Request::Cosigned(cosigned)) => self.given(&cosigned.origin, cosigned.size, true),
             Some(Request::Refused(refused)) => self.not_given(&refused),
+            Some(Request::Heartbeats(heartbeats)) => self.beats(&heartbeats).await,
             Some(Request::Hello(_)) => Err(malformed("a Hello comes once")),
             None => Err(malformed("the message is empty, or of a later version")),
         }
@@ -331,14 +334,10 @@ impl Session {
         if let Some(reason) = &view.quarantined {
             return Err(Fault::Log(forked(reason)));
         }
-        let signed = offered
-            .note
-            .as_ref()
-            .map_or(0, |note| note.checkpoint().size);
-        if let Some(note) = offered.note {
-            inflow::compare(self.board().ledger(), &view, note).await?;
+        if let Some(note) = &offered.note {
+            inflow::compare(self.board().ledger(), &view, note.clone()).await?;
         }
-        self.carrying.heard(view.log, signed);
+        self.carrying.heard(&view, offered.note.as_ref());
         Ok(pb::LogPosition {
             origin: offer.origin.clone(),
             size: view.tree.size(),
@@ -399,7 +398,7 @@ impl Session {
         let note = inflow::verify(ledger, &view, &batch, relayed).await?;
         self.belong(&view, &batch).map_err(Fault::Log)?;
         let cosigned = inflow::store(ledger, own, &view, batch, note).await?;
-        self.carrying.heard(view.log, cosigned.size);
+        self.carrying.heard(&view, None);
         Ok(cosigned)
     }
 

@@ -11,6 +11,7 @@
 mod batch;
 mod board;
 pub mod courier;
+mod heartbeat;
 mod inflow;
 mod lane;
 mod mirror;
@@ -20,16 +21,21 @@ mod receipt;
 mod recover;
 mod session;
 mod status;
+mod synced;
+mod throttle;
 mod uplink;
 
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
-pub use board::Board;
+pub use board::{Board, Kept};
+pub use heartbeat::Pulse;
 pub use mirror::{Admission, Answers, Mirror};
 pub use recover::{Held, HeldLog, held};
 pub use status::{ChildStatus, LinkState, UplinkStatus};
-pub use uplink::{Synced, SyncedLog, Uplink, UplinkOptions};
+pub use synced::{SyncOutcome, Synced, SyncedLog};
+pub use throttle::Rate;
+pub use uplink::{Mode, Uplink, UplinkOptions};
 
 use crate::{
     ledger::{

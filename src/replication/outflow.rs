@@ -42,7 +42,7 @@ impl Outflow {
 
     /// Starts to cut the next batch, of the log whose turn it is. To be called when nothing else waits to go
     /// out: batches wait in the journal, not in memory.
-    pub fn cut_next(&mut self, ledger: &Ledger) {
+    pub fn cut_next(&mut self, ledger: &Ledger, max_bytes: usize) {
         if self.cutting.is_some() {
             return;
         }
@@ -59,9 +59,14 @@ impl Outflow {
         if let Some((view, start)) = next {
             self.served = view.log;
             let (log, held) = (view.log, ledger.clone());
-            let cutting = ledger.reading(move || batch::cut(&held, &view, start));
+            let cutting = ledger.reading(move || batch::cut(&held, &view, start, max_bytes));
             self.cutting = Some((log, cutting));
         }
+    }
+
+    /// Whether a batch is being cut.
+    pub fn is_cutting(&self) -> bool {
+        self.cutting.is_some()
     }
 
     /// The end of the cut that is under way; never, where there is none.

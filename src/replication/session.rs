@@ -1,6 +1,7 @@
 //! The child's side of one connection: offer every log, send each from where the parent stands,
 //! keep what the parent and those above it cosign, take back what the parent holds more of.
 
+mod beat;
 mod place;
 mod recover;
 
@@ -11,6 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::join_all};
+use prost::Message as _;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -22,6 +24,7 @@ use super::{
     lane::Lane,
     outflow::{Cut, Dispatched, Outflow},
     receipt::{self, Receipt},
+    throttle::{Throttle, batch_bytes},
     uplink::Wants,
 };
 use crate::{
@@ -35,7 +38,7 @@ use crate::{
         },
     },
     storage::StorageError,
-    types::LogNo,
+    types::{LedgerTime, LogNo},
 };
 
 /// Cosignatures are kept at most this often while there are many: each costs the journal a frame.
@@ -60,6 +63,11 @@ pub(super) struct Session {
     receipts: BTreeMap<(LogNo, String), Arc<ledger_pb::Cosignature>>,
     kept: Option<Instant>,
     heard: Instant,
+    throttle: Throttle,
+    /// How often heartbeats are wanted, and when the next is due.
+    beats: Option<(Duration, Instant)>,
+    /// The newest heartbeat of each log from below that went up.
+    beaten: BTreeMap<LogNo, LedgerTime>,
     /// When a log was refused that was not offered again since.
     refused: Option<Instant>,
     /// Syncs that were asked for.
@@ -74,6 +82,7 @@ enum Event<'a> {
     Cut(Cut),
     Grown,
     Keep,
+    Beat,
     Wants,
     Again,
 }
@@ -81,6 +90,9 @@ enum Event<'a> {
 impl Session {
     pub fn new(board: Arc<Board>, link: Link, wants: Wants) -> Self {
         Self {
+            throttle: Throttle::new(Instant::now()),
+            beats: None,
+            beaten: BTreeMap::new(),
             refused: None,
             asked: wants.ever(),
             board,
@@ -97,7 +109,7 @@ impl Session {
         }
     }
 
-    /// Runs until nobody wants it any more, or until it fails.
+    /// Runs until nobody wants it any more and what is on its way is answered, or until it fails.
     pub async fn run(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
         self.board.connecting();
         self.hello();
@@ -110,11 +122,7 @@ impl Session {
     async fn drive(&mut self, shutdown: &CancellationToken) -> Result<(), LinkError> {
         let mut published = self.board.ledger().follow();
         let up = self.link.up.clone();
-        while self.parent.is_none() || self.wants.any() || self.asks() {
-            self.offer_new();
-            if self.outbox.is_empty() {
-                self.flow.cut_next(self.board.ledger());
-            }
+        while self.goes_on() {
             let keep_at = self.keep_at();
             let give_up = self.give_up_at();
             // In this order, so that a simulation repeats itself: what comes seldom is asked first, and
@@ -123,11 +131,14 @@ impl Session {
                 biased;
                 () = shutdown.cancelled() => return Err(LinkError::Stopping),
                 () = at(keep_at) => Event::Keep,
+                () = at(self.beats.map(|(_, due)| due)) => Event::Beat,
                 () = at(give_up) => return Err(LinkError::Silent),
                 () = at(self.refused.map(|at| at + OFFER_AGAIN)) => Event::Again,
                 () = self.wants.changed() => Event::Wants,
                 done = self.flow.cut() => Event::Cut(done),
-                room = up.reserve(), if !self.outbox.is_empty() => Event::Room(room.ok()),
+                room = room(&up, self.throttle.free_at()), if !self.outbox.is_empty() => {
+                    Event::Room(room)
+                }
                 heard = self.link.down.next() => Event::Heard(heard),
                 changed = published.changed() => {
                     changed.map_err(|_| LinkError::Stopping)?;
@@ -139,6 +150,7 @@ impl Session {
                 Event::Room(room) => self.send(room)?,
                 Event::Cut(done) => self.dispatch(done)?,
                 Event::Keep => self.keep().await?,
+                Event::Beat => self.beat(),
                 Event::Wants if self.wants.ever() == self.asked => {}
                 Event::Wants | Event::Again => self.offer_again(),
                 Event::Grown => {}
@@ -147,9 +159,21 @@ impl Session {
         Ok(())
     }
 
-    /// Whether it is still to be told where the parent stands, or to be given what it has lost.
-    fn asks(&self) -> bool {
-        self.flow.lanes.values().any(Lane::asks)
+    /// Whether there is anything to do or to wait for. A session that is no longer wanted begins nothing new, and
+    /// ends where batches end; not before it was told where the parent stands, or given what it has lost.
+    fn goes_on(&mut self) -> bool {
+        if self.parent.is_none() || self.wants.any() {
+            self.offer_new();
+            if self.outbox.is_empty() {
+                let bytes = batch_bytes(self.wants.rate());
+                self.flow.cut_next(self.board.ledger(), bytes);
+            }
+            return true;
+        }
+        let waits = |request: &Request| !matches!(request, Request::Heartbeats(_));
+        self.flow.is_cutting()
+            || self.outbox.iter().any(waits)
+            || self.flow.lanes.values().any(Lane::waits)
     }
 
     fn ledger(&self) -> &Ledger {
@@ -224,9 +248,12 @@ impl Session {
     ) -> Result<(), LinkError> {
         let room = room.ok_or(LinkError::Ended)?;
         if let Some(message) = self.outbox.pop_front() {
-            room.send(pb::ReplicateRequest {
+            let message = pb::ReplicateRequest {
                 message: Some(message),
-            });
+            };
+            let (bytes, rate) = (message.encoded_len(), self.wants.rate());
+            self.throttle.spend(bytes, rate, Instant::now());
+            room.send(message);
         }
         Ok(())
     }
@@ -295,6 +322,9 @@ impl Session {
             self.place(&parent, &key, position).await?;
         }
         if self.parent.replace(key).is_none() {
+            let every = u64::from(welcome.heartbeat_seconds.min(3_600));
+            let now = Instant::now();
+            self.beats = (every > 0).then_some((Duration::from_secs(every), now));
             // Where the parent stands is known as soon as it is said to be connected.
             self.keep().await?;
             self.board.connected();
@@ -447,6 +477,15 @@ impl Session {
 
 fn storage(error: StorageError) -> LinkError {
     LinkError::Storage(error.to_string())
+}
+
+/// Room for a message, not before `free`.
+async fn room(
+    up: &mpsc::Sender<pb::ReplicateRequest>,
+    free: Instant,
+) -> Option<mpsc::Permit<'_, pb::ReplicateRequest>> {
+    sleep_until(free).await;
+    up.reserve().await.ok()
 }
 
 async fn at(instant: Option<Instant>) {

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::types::{LedgerTime, LogNo, NodeId};
+use crate::types::{ExpectedChild, LedgerTime, LogNo, NodeId, TimeOfDay};
 
 /// How a log's replication stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +19,10 @@ pub enum LinkState {
     Refused,
     /// Quarantined for a contradiction; evidence is kept.
     Quarantined,
+    /// Its origin gives no sign of life, whether or not a connection looks open.
+    Silent,
+    /// A child that is expected and has never come.
+    NeverSeen,
 }
 
 /// A state, since when, and why.
@@ -88,8 +92,8 @@ impl UplinkStatus {
 /// How one log from below stands here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildStatus {
-    /// The log's number here.
-    pub log: LogNo,
+    /// The log's number here; `None` for a child that is expected and has no log here.
+    pub log: Option<LogNo>,
     /// The node that is its origin.
     pub node: String,
     /// Its origin.
@@ -106,6 +110,16 @@ pub struct ChildStatus {
     pub reason: String,
     /// When a child last spoke of this log; `None` since this node's start.
     pub heard: Option<Timestamp>,
+    /// When its origin last gave a sign of life: a heartbeat, or words of its own over its own connection.
+    pub alive: Option<Timestamp>,
+    /// The time inside its newest heartbeat, by the origin's clock.
+    pub heartbeat: Option<LedgerTime>,
+    /// Whether the node is in the table of expected children.
+    pub expected: bool,
+    /// The hour by which it must come every day.
+    pub due: Option<TimeOfDay>,
+    /// Since when it is missing: it was expected and has not come.
+    pub missing_since: Option<Timestamp>,
 }
 
 impl ChildStatus {
@@ -113,5 +127,10 @@ impl ChildStatus {
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.signed_size.saturating_sub(self.size)
+    }
+
+    pub(super) fn expect(&mut self, expected: &ExpectedChild, missing: Option<Timestamp>) {
+        (self.expected, self.due) = (true, expected.due);
+        self.missing_since = missing;
     }
 }

@@ -1,22 +1,42 @@
 //! The child's side of a node: keeps a connection to the parent, for ever or while somebody asks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use jiff::Timestamp;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Connector, LinkError, LinkState, UplinkStatus, session::Session};
-use crate::types::NodeId;
+use super::{Board, Connector, LinkError, Rate, Synced, session::Session};
+use crate::types::{DailyWindow, NodeId, UtcOffset};
+
+/// A sync that goes on says so this often.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// How often a window's clock is looked at.
+const WINDOW_CHECK: Duration = Duration::from_secs(1);
+
+/// When a node is connected to its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Always.
+    Continuous,
+    /// In a part of every day, in hours of a zone; and during a sync.
+    Window(DailyWindow, UtcOffset),
+    /// During a sync.
+    Manual,
+}
 
 /// How an uplink runs.
 #[derive(Debug, Clone, Copy)]
 pub struct UplinkOptions {
-    /// Always connected; otherwise only during an [`Uplink::sync`].
-    pub continuous: bool,
+    /// When it is connected.
+    pub mode: Mode,
+    /// A cap on what goes up.
+    pub rate: Rate,
     /// The wait before a second attempt: it doubles with every one that fails.
     pub backoff: Duration,
     /// The longest wait.
@@ -29,7 +49,8 @@ pub struct UplinkOptions {
 impl Default for UplinkOptions {
     fn default() -> Self {
         Self {
-            continuous: true,
+            mode: Mode::Continuous,
+            rate: None,
             backoff: Duration::from_millis(200),
             backoff_max: Duration::from_secs(30),
             jitter: true,
@@ -44,6 +65,8 @@ pub struct Uplink {
     connector: Arc<dyn Connector>,
     options: UplinkOptions,
     asked: watch::Sender<Asked>,
+    /// Whether a sync is under way.
+    syncing: Mutex<bool>,
 }
 
 /// Who asks for a connection.
@@ -53,17 +76,31 @@ struct Asked {
     waiting: usize,
     /// How many there ever were.
     ever: u64,
+    /// The cap that the one that is under way asked for.
+    rate: Rate,
 }
 
 /// Whether a session is wanted, as the session sees it.
 pub(super) struct Wants {
-    continuous: bool,
+    board: Arc<Board>,
+    mode: Mode,
+    rate: Rate,
     asked: watch::Receiver<Asked>,
 }
 
 impl Wants {
     pub fn any(&self) -> bool {
-        self.continuous || self.asked.borrow().waiting > 0
+        let scheduled = match self.mode {
+            Mode::Continuous => true,
+            Mode::Window(window, zone) => window.contains(self.board.now(), zone),
+            Mode::Manual => false,
+        };
+        scheduled || self.asked.borrow().waiting > 0
+    }
+
+    /// The cap of this moment.
+    pub fn rate(&self) -> Rate {
+        self.asked.borrow().rate.or(self.rate)
     }
 
     /// How often somebody has asked.
@@ -72,8 +109,18 @@ impl Wants {
     }
 
     pub async fn changed(&mut self) {
-        if self.asked.changed().await.is_err() {
-            std::future::pending::<()>().await;
+        let clock = async {
+            match self.mode {
+                Mode::Window(..) => sleep(WINDOW_CHECK).await,
+                Mode::Continuous | Mode::Manual => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = self.asked.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = clock => {}
         }
     }
 }
@@ -82,10 +129,11 @@ impl Wants {
 struct Want<'a>(&'a watch::Sender<Asked>);
 
 impl<'a> Want<'a> {
-    fn new(asked: &'a watch::Sender<Asked>) -> Self {
+    fn new(asked: &'a watch::Sender<Asked>, rate: Rate) -> Self {
         asked.send_modify(|asked| {
             asked.waiting += 1;
             asked.ever += 1;
+            asked.rate = rate;
         });
         Self(asked)
     }
@@ -93,8 +141,10 @@ impl<'a> Want<'a> {
 
 impl Drop for Want<'_> {
     fn drop(&mut self) {
-        self.0
-            .send_modify(|asked| asked.waiting = asked.waiting.saturating_sub(1));
+        self.0.send_modify(|asked| {
+            asked.waiting = asked.waiting.saturating_sub(1);
+            asked.rate = None;
+        });
     }
 }
 
@@ -113,6 +163,7 @@ impl Uplink {
             connector,
             options,
             asked: watch::Sender::default(),
+            syncing: Mutex::default(),
         }))
     }
 
@@ -154,7 +205,9 @@ impl Uplink {
 
     fn wants(&self) -> Wants {
         Wants {
-            continuous: self.options.continuous,
+            board: self.board.clone(),
+            mode: self.options.mode,
+            rate: self.options.rate,
             asked: self.asked.subscribe(),
         }
     }
@@ -187,11 +240,17 @@ impl Uplink {
         shutdown: &CancellationToken,
     ) {
         let Err(error) = ended else {
-            self.board
-                .disconnected("nobody asks for it: replication runs on demand");
+            let why = match self.options.mode {
+                Mode::Window(window, zone) => format!("outside the window {window} ({zone})"),
+                Mode::Continuous | Mode::Manual => {
+                    "nobody asks for it: replication runs on demand".to_owned()
+                }
+            };
+            self.board.disconnected(&why, false);
             return;
         };
-        self.board.disconnected(&error.to_string());
+        let turned_away = matches!(error, LinkError::Refused(_) | LinkError::Protocol(_));
+        self.board.disconnected(&error.to_string(), turned_away);
         if error == LinkError::Stopping {
             // The ledger has stopped, or the node is about to.
             shutdown.cancelled().await;
@@ -215,119 +274,60 @@ impl Uplink {
         self.board.met().await;
     }
 
+    /// Whether there should be a connection now, whoever asks.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.wants().any()
+    }
+
     /// Waits until everything that is held now is cosigned, by the parent's word of now; at most for
-    /// `limit`. `progress` is called with every change.
-    pub async fn sync(&self, limit: Duration, mut progress: impl FnMut(&Synced)) -> Synced {
+    /// `limit`. `progress` is called with every change, and once a second. While one is under way, another
+    /// one leaves at once ([`super::SyncOutcome::Busy`]).
+    pub async fn sync(&self, limit: Duration, progress: impl FnMut(&Synced)) -> Synced {
+        self.sync_capped(limit, None, progress).await
+    }
+
+    /// As [`Uplink::sync`], with a cap in the place of the one that is configured.
+    pub async fn sync_capped(
+        &self,
+        limit: Duration,
+        rate: Rate,
+        mut progress: impl FnMut(&Synced),
+    ) -> Synced {
+        let Some(_alone) = Alone::try_new(&self.syncing) else {
+            return Synced::busy(self.board.now());
+        };
         let mut changes = self.board.changes();
         let mut synced = Synced::start(&self.board.uplinks(), self.board.now());
-        let want = Want::new(&self.asked);
+        let want = Want::new(&self.asked, rate);
         let waiting = async {
-            while !synced.look(&self.board) && changes.changed().await.is_ok() {
+            while !synced.look(&self.board) {
                 progress(&synced);
+                if let Ok(Err(_)) = timeout(PROGRESS, changes.changed()).await {
+                    return;
+                }
             }
         };
         let late = timeout(limit, waiting).await.is_err();
         drop(want);
-        synced.end(late);
+        synced.end(late, &self.board);
         synced
     }
 }
 
-/// What a sync moved, and how it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Synced {
-    /// Every log that was held when it began.
-    pub logs: Vec<SyncedLog>,
-    /// Whether everything that was held when it began is cosigned.
-    pub complete: bool,
-    /// Why not, at the end of one that is not complete.
-    pub reason: String,
-    /// When it began.
-    began: Timestamp,
-}
+/// The one sync that is under way.
+struct Alone<'a>(&'a Mutex<bool>);
 
-/// What one log moved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SyncedLog {
-    /// Its origin.
-    pub origin: String,
-    /// Its size when the sync began.
-    pub size: u64,
-    /// Cosigned when the sync began.
-    pub before: u64,
-    /// Cosigned now.
-    pub after: u64,
-    /// How it stands now.
-    pub state: LinkState,
-    /// Why, where the state needs it; empty otherwise.
-    pub reason: String,
-}
-
-impl SyncedLog {
-    fn stopped(&self) -> bool {
-        matches!(self.state, LinkState::Refused | LinkState::Quarantined)
-    }
-
-    fn behind(&self) -> bool {
-        self.after < self.size
+impl<'a> Alone<'a> {
+    fn try_new(taken: &'a Mutex<bool>) -> Option<Self> {
+        let mut held = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        (!std::mem::replace(&mut *held, true)).then(|| Self(taken))
     }
 }
 
-impl Synced {
-    fn start(uplinks: &[UplinkStatus], began: Timestamp) -> Self {
-        let logs = uplinks.iter().map(|status| SyncedLog {
-            origin: status.origin.clone(),
-            size: status.size,
-            before: status.cosigned,
-            after: status.cosigned,
-            state: status.state,
-            reason: status.reason.clone(),
-        });
-        Self {
-            logs: logs.collect(),
-            complete: false,
-            reason: String::new(),
-            began,
-        }
-    }
-
-    /// Looks at how every log stands now; `true` where nothing moves any more. What the last connection
-    /// said does not count, the parent may have been restored since; nor a refusal of before, what was
-    /// wrong may be mended.
-    fn look(&mut self, board: &Board) -> bool {
-        let mut settled = board.is_connected();
-        let uplinks = board.uplinks();
-        for log in &mut self.logs {
-            if let Some(status) = uplinks.iter().find(|status| status.origin == log.origin) {
-                (log.after, log.state) = (status.cosigned, status.state);
-                log.reason.clone_from(&status.reason);
-                settled &= status.state != LinkState::Refused || status.since >= self.began;
-                settled &= status.state != LinkState::Recovering;
-            }
-        }
-        settled && self.logs.iter().all(|log| log.stopped() || !log.behind())
-    }
-
-    fn end(&mut self, late: bool) {
-        let behind = self.logs.iter().find(|log| log.behind() || log.stopped());
-        self.complete = behind.is_none() && !late;
-        self.reason = match (behind, late) {
-            (None, false) => String::new(),
-            (Some(log), false) => format!("{}: {}", log.origin, log.reason),
-            (Some(log), true) => {
-                let (after, size) = (log.after, log.size);
-                let text = format!("{}: {after} of {size} cosigned in time", log.origin);
-                if log.reason.is_empty() {
-                    text
-                } else {
-                    format!("{text}; {}", log.reason)
-                }
-            }
-            (None, true) => {
-                let reason = self.logs.first().map_or("", |log| &log.reason);
-                format!("the parent did not answer in time; {reason}")
-            }
-        };
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 

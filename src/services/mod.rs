@@ -1,6 +1,7 @@
 //! The gRPC services, and the one place where errors become a status.
 
 pub mod access;
+mod alerts;
 mod asker;
 pub mod audit;
 pub mod convert;

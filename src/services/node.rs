@@ -1,6 +1,6 @@
 //! The node's own service: how it stands, and bringing the parent up to date.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    alerts::alerts,
     convert::int,
     register::Shared,
     status::{status, storage},
@@ -16,7 +17,9 @@ use super::{
 use crate::{
     ledger::{Counts, Intake, entry::timestamp},
     proto::node::v1::{self as pb, node_service_server::NodeService},
-    replication::{Board, ChildStatus, LinkState, Synced, SyncedLog, Uplink, UplinkStatus},
+    replication::{
+        Board, ChildStatus, LinkState, SyncOutcome, Synced, SyncedLog, Uplink, UplinkStatus,
+    },
     storage::durable,
     types::{LedgerTime, LogNo, NodeId, Reason, Refusal, RegisterId},
 };
@@ -61,6 +64,11 @@ impl Nodes {
             .ok_or_else(|| Refusal::new(Reason::StorageFailed))?;
         let (health, health_reason) = health(&ledger.intake().borrow());
         let counts = ledger.counts().map_err(storage)?;
+        let (uplinks, children) = (self.board.uplinks(), self.board.children());
+        let wanted = self
+            .uplink
+            .as_ref()
+            .is_some_and(|uplink| uplink.is_wanted());
         Ok(pb::GetStatusResponse {
             node: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -70,10 +78,9 @@ impl Nodes {
             origin: own.origin().to_owned(),
             size: int(own.tree.size()),
             checkpoint: own.note.clone(),
-            uplinks: self.board.uplinks().iter().map(uplink).collect(),
-            children: self
-                .board
-                .children()
+            alerts: alerts(&uplinks, &children, wanted),
+            uplinks: uplinks.iter().map(uplink).collect(),
+            children: children
                 .into_iter()
                 .map(|status| self.child(status, &counts))
                 .collect::<Result<_, _>>()?,
@@ -98,9 +105,17 @@ impl Nodes {
         counts: &[(RegisterId, LogNo, Counts)],
     ) -> Result<pb::Child, Refusal> {
         let lag = status.lag();
-        let own = counts.iter().filter(|(_, log, _)| *log == status.log);
-        let unindexed = self.shared.ledger.unindexed(status.log);
+        let own = counts.iter().filter(|(_, log, _)| Some(*log) == status.log);
+        let unindexed = status.log.map(|log| self.shared.ledger.unindexed(log));
+        let now = self.shared.clock.now();
+        let silence = status.alive.map(|alive| now.duration_since(alive));
         Ok(pb::Child {
+            alive_time: stamp(status.alive),
+            heartbeat_time: status.heartbeat.map(timestamp),
+            silence: silence.and_then(|age| Duration::try_from(age).ok()?.try_into().ok()),
+            expected: status.expected,
+            due: status.due.map(|due| due.to_string()).unwrap_or_default(),
+            missing_since: stamp(status.missing_since),
             node: status.node,
             origin: status.origin,
             signed_size: int(status.signed_size),
@@ -113,7 +128,7 @@ impl Nodes {
             reason: status.reason,
             heard_time: stamp(status.heard),
             registers: totals(own.map(|(id, _, counts)| (id.as_str(), *counts))),
-            unknown_entries: int(unindexed.map_err(storage)?),
+            unknown_entries: int(unindexed.transpose().map_err(storage)?.unwrap_or(0)),
         })
     }
 }
@@ -174,6 +189,8 @@ pub fn link_state(state: LinkState) -> pb::LinkState {
         LinkState::Disconnected => pb::LinkState::Disconnected,
         LinkState::Refused => pb::LinkState::Refused,
         LinkState::Quarantined => pb::LinkState::Quarantined,
+        LinkState::Silent => pb::LinkState::Silent,
+        LinkState::NeverSeen => pb::LinkState::NeverSeen,
     }
 }
 
@@ -195,6 +212,19 @@ pub fn synced(parent: &NodeId, synced: &Synced) -> pb::SyncParentResponse {
         complete: synced.complete,
         parent: parent.to_string(),
         reason: synced.reason.clone(),
+        outcome: outcome(synced.outcome).into(),
+    }
+}
+
+fn outcome(outcome: Option<SyncOutcome>) -> pb::SyncOutcome {
+    match outcome {
+        None => pb::SyncOutcome::Unspecified,
+        Some(SyncOutcome::Complete) => pb::SyncOutcome::Complete,
+        Some(SyncOutcome::NotReached) => pb::SyncOutcome::NotReached,
+        Some(SyncOutcome::Refused) => pb::SyncOutcome::Refused,
+        Some(SyncOutcome::OutOfTime) => pb::SyncOutcome::OutOfTime,
+        Some(SyncOutcome::Busy) => pb::SyncOutcome::Busy,
+        Some(SyncOutcome::Quarantined) => pb::SyncOutcome::Quarantined,
     }
 }
 
@@ -216,16 +246,15 @@ impl NodeService for Nodes {
     ) -> Result<Response<Self::SyncParentStream>, Status> {
         let uplink = self.uplink.clone();
         let uplink = uplink.ok_or_else(|| status(Reason::ParentUnavailable.into()))?;
-        let asked = request
-            .into_inner()
-            .timeout
-            .and_then(|limit| limit.try_into().ok());
+        let request = request.into_inner();
+        let asked = request.timeout.and_then(|limit| limit.try_into().ok());
+        let rate = NonZeroU64::new(u64::from(request.bandwidth_kib_s) * 1024);
         let limit = asked.unwrap_or(SYNC_LIMIT.1).min(SYNC_LIMIT.0);
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             let parent = uplink.parent().clone();
             let told = sender.clone();
-            let syncing = uplink.sync(limit, |step| {
+            let syncing = uplink.sync_capped(limit, rate, |step| {
                 // A caller that reads slowly misses steps, never the end.
                 let _ = told.try_send(Ok(synced(&parent, step)));
             });

@@ -121,7 +121,9 @@ pub fn storage(error: StorageError) -> Refusal {
     let reason = match error {
         StorageError::Corrupt { .. } => Reason::DataDamaged,
         StorageError::Full { .. } => Reason::StorageFull,
-        StorageError::Failed { .. } | StorageError::Poisoned => Reason::StorageFailed,
+        StorageError::Failed { .. } | StorageError::InUse(_) | StorageError::Poisoned => {
+            Reason::StorageFailed
+        }
     };
     referenced(reason, reference)
 }

@@ -51,6 +51,9 @@ pub enum StorageError {
         /// The cause, for the operator's log only; never sent to a caller.
         cause: String,
     },
+    /// Another process has it open.
+    #[error("another process holds {0}")]
+    InUse(String),
     /// An earlier failure poisoned this store.
     #[error("storage was stopped by an earlier failure")]
     Poisoned,

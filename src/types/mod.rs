@@ -5,6 +5,8 @@
 //! ([`RuleTable`], [`DivisionTable`], [`AgencyTable`]), loaded with errors that name the line.
 
 mod agencies;
+mod children;
+mod daily;
 mod division;
 mod divisions;
 mod grade;
@@ -33,6 +35,8 @@ mod uscc;
 mod violation;
 
 pub use agencies::{Agency, AgencyTable};
+pub use children::{ChildTable, ExpectedChild};
+pub use daily::{DailyError, DailyWindow, TimeOfDay, UtcOffset};
 pub use division::{DivisionCode, DivisionCodeError, DivisionLevel};
 pub use divisions::{Division, DivisionStanding, DivisionTable, check_division};
 pub use grade::{AccidentGrade, AccidentLosses, EventType};

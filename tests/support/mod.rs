@@ -4,13 +4,14 @@
 #![allow(clippy::disallowed_methods, reason = "nothing here must last")]
 
 pub mod process;
+pub mod proxy;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use hefu::{
     config::{
-        AuditConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig, ReferenceConfig,
-        ReplicationMode, StorageConfig, TlsConfig,
+        AuditConfig, ChildrenConfig, Config, LogConfig, MetricsConfig, NodeConfig, ParentConfig,
+        ReferenceConfig, ReplicationMode, StorageConfig, TlsConfig,
     },
     gateway::{
         client::{ClientFiles, DialError, Dialer},
@@ -42,6 +43,7 @@ use hefu::{
         r#type::v1::{Datum, Place, Unit},
     },
     services::status::{Decoded, decode},
+    types::{DailyWindow, UtcOffset},
 };
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
@@ -163,6 +165,7 @@ impl Domain {
                 trust_domain: DOMAIN.to_owned(),
                 data: self.folder.path().join(name),
                 listen: "127.0.0.1:0".parse().unwrap(),
+                utc_offset: UtcOffset::default(),
             },
             tls: TlsConfig {
                 crls: Vec::new(),
@@ -174,7 +177,10 @@ impl Domain {
                 endpoint: format!("https://{address}"),
                 node: node.to_owned(),
                 mode: ReplicationMode::Continuous,
+                window: DailyWindow::NIGHT,
+                bandwidth_kib_s: 0,
             }),
+            children: ChildrenConfig::default(),
             reference: ReferenceConfig {
                 agencies: Some(self.folder.path().join("agencies.csv")),
                 policy: Some(self.folder.path().join("policy.toml")),
@@ -323,7 +329,7 @@ impl Clients {
     }
 
     pub async fn sync(&mut self) -> SyncParentResponse {
-        let request = SyncParentRequest { timeout: None };
+        let request = SyncParentRequest::default();
         let mut answers = self.node.sync_parent(request).await.unwrap().into_inner();
         let mut last = None;
         while let Some(answer) = answers.message().await.unwrap() {

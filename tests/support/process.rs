@@ -115,6 +115,13 @@ impl Process {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal, such as STOP.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// SIGTERM, and the status that it ends with.
     pub fn stop(mut self) -> std::process::ExitStatus {
         let pid = self.child.id().to_string();

@@ -36,6 +36,9 @@ pub struct Connection {
     /// How results are printed
     #[arg(long, short, global = true, default_value = "table")]
     pub output: Output,
+    /// The same as --output json
+    #[arg(long, global = true)]
+    pub json: bool,
 }
 
 /// How results are printed.
@@ -48,6 +51,15 @@ pub enum Output {
 }
 
 impl Connection {
+    /// With what short forms stand for.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if self.json {
+            self.output = Output::Json;
+        }
+        self
+    }
+
     /// Dials the node.
     ///
     /// # Errors
@@ -210,10 +222,4 @@ pub enum Command {
         #[arg(default_value = "")]
         origin: String,
     },
-    /// Show how a node stands
-    #[command(
-        after_help = "Example:\n  hefu status --server https://city:7443\n\nExit codes: 0 \
-        serving, 2 read-only, 1 failed, 4 not reached"
-    )]
-    Status,
 }

@@ -13,16 +13,13 @@ use prost_reflect::{DynamicMessage, Value};
 use super::{
     Client, ClientError, ListOptions,
     args::{Command, Connection, Output},
-    board, csv,
+    csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
     figures, hazard, method, table,
 };
 use crate::{
     cli::{Exit, verify},
-    proto::{
-        ledger::v1::{self as ledger, ledger_service_client::LedgerServiceClient},
-        node::v1::{self as node, node_service_client::NodeServiceClient},
-    },
+    proto::ledger::v1::{self as ledger, ledger_service_client::LedgerServiceClient},
     types::sha256,
 };
 
@@ -97,7 +94,6 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
             out,
         } => shown.custody(name, revision, out).await,
         Command::Checkpoint { origin } => shown.checkpoint(origin).await,
-        Command::Status => shown.status().await,
     }
 }
 
@@ -459,26 +455,6 @@ impl Shown<'_> {
             }
         }
         Ok(Exit::Done)
-    }
-
-    async fn status(&self) -> Result<Exit, ClientError> {
-        let mut client = NodeServiceClient::new(self.client.0.clone());
-        let status = client
-            .get_status(node::GetStatusRequest {})
-            .await?
-            .into_inner();
-        match self.output {
-            Output::Json => {
-                let shown = dynamic("hefu.node.v1.GetStatusResponse", &status);
-                shown.iter().for_each(|shown| self.print(shown));
-            }
-            Output::Table => board::print(&status),
-        }
-        Ok(match status.health() {
-            node::Health::Serving => Exit::Done,
-            node::Health::ReadOnly => Exit::ReadOnly,
-            node::Health::Failed | node::Health::Unspecified => Exit::Failed,
-        })
     }
 }
 

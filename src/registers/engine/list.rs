@@ -301,8 +301,9 @@ fn refuse(error: StorageError) -> Refusal {
     tracing::error!(%error, "reading a list");
     match error {
         StorageError::Corrupt { .. } => Reason::DataDamaged.into(),
-        StorageError::Full { .. } | StorageError::Failed { .. } | StorageError::Poisoned => {
-            Reason::StorageFailed.into()
-        }
+        StorageError::Full { .. }
+        | StorageError::Failed { .. }
+        | StorageError::InUse(_)
+        | StorageError::Poisoned => Reason::StorageFailed.into(),
     }
 }

@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Above {
     /// Why there is no connection; `None` while there is one.
     down: Option<String>,
+    /// Whether the parent was reached and would not have this node.
+    turned_away: bool,
     /// Whether the parent was met since the start, or could not be.
     met: bool,
     started: Timestamp,
@@ -45,11 +47,20 @@ impl Board {
 
     /// The parent has said where it stands.
     pub(in super::super) fn connected(&self) {
-        self.turn_all(|above| (above.down, above.met) = (None, true));
+        self.turn_all(|above| {
+            (above.down, above.met, above.turned_away) = (None, true, false);
+        });
     }
 
-    pub(in super::super) fn disconnected(&self, why: &str) {
-        self.turn_all(|above| (above.down, above.met) = (Some(why.to_owned()), true));
+    pub(in super::super) fn disconnected(&self, why: &str, turned_away: bool) {
+        self.turn_all(|above| {
+            (above.down, above.met) = (Some(why.to_owned()), true);
+            above.turned_away = turned_away;
+        });
+    }
+
+    pub(in super::super) fn is_turned_away(&self) -> bool {
+        lock(&self.above).turned_away
     }
 
     pub(in super::super) fn is_connected(&self) -> bool {
@@ -137,6 +148,7 @@ impl Above {
     pub(super) fn new(started: Timestamp, logs: BTreeMap<LogNo, Rung>) -> Self {
         Self {
             down: Some("not connected since the start".to_owned()),
+            turned_away: false,
             met: false,
             started,
             logs,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Board, VERSION, batch::cut},
+    super::{Board, MAX_BATCH_BYTES, VERSION, batch::cut},
     file::Chunks,
 };
 use crate::{
@@ -74,7 +74,9 @@ async fn next(
         return Ok(None);
     }
     let (ledger, view) = (board.ledger().clone(), view.clone());
-    let cutting = board.ledger().reading(move || cut(&ledger, &view, start));
+    let cutting = board
+        .ledger()
+        .reading(move || cut(&ledger, &view, start, MAX_BATCH_BYTES));
     match cutting.await {
         Ok(Ok(cut)) => Ok(cut.map(|batch| (batch.message, batch.checkpoint.size))),
         Ok(Err(error)) => {

@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// A child that sends what the test says. Its log is its own to forge.
-struct Forger {
-    link: Link,
-    key: NodeKey,
+pub(super) struct Forger {
+    pub link: Link,
+    pub key: NodeKey,
     log: Vec<Bytes>,
 }
 
-fn entries(numbers: std::ops::Range<usize>) -> Vec<Bytes> {
+pub(super) fn entries(numbers: std::ops::Range<usize>) -> Vec<Bytes> {
     numbers.map(|n| Bytes::from(format!("entry {n}"))).collect()
 }
 
@@ -50,7 +50,7 @@ impl Forger {
         (forger, answer)
     }
 
-    fn note(&self, entries: &[Bytes]) -> String {
+    pub fn note(&self, entries: &[Bytes]) -> String {
         let mut tree = crate::ledger::merkle::Tree::default();
         for entry in entries {
             tree.push(crate::ledger::merkle::leaf_hash(entry), |_| ());
@@ -72,7 +72,7 @@ impl Forger {
     }
 
     /// The batch of these entries of its log, as an honest child would send it.
-    fn batch(&self, range: std::ops::Range<usize>) -> pb::Batch {
+    pub fn batch(&self, range: std::ops::Range<usize>) -> pb::Batch {
         pb::Batch {
             origin: self.key.log_key().name().to_owned(),
             start: range.start as u64,
@@ -81,7 +81,7 @@ impl Forger {
         }
     }
 
-    async fn ask(&mut self, message: Request) -> Response {
+    pub async fn ask(&mut self, message: Request) -> Response {
         let message = Some(message);
         self.link
             .up
@@ -99,7 +99,7 @@ impl Forger {
             .map(|response| response.message.unwrap())
     }
 
-    async fn send(&mut self, batch: pb::Batch) -> Response {
+    pub async fn send(&mut self, batch: pb::Batch) -> Response {
         self.ask(Request::Batch(batch)).await
     }
 }
@@ -114,7 +114,7 @@ fn hello(logs: Vec<pb::LogOffer>) -> Request {
 }
 
 #[track_caller]
-fn refused(answer: &Response) -> (ErrorReason, u64) {
+pub(super) fn refused(answer: &Response) -> (ErrorReason, u64) {
     let Response::Refused(refused) = answer else {
         panic!("{answer:?}")
     };
@@ -123,7 +123,7 @@ fn refused(answer: &Response) -> (ErrorReason, u64) {
 }
 
 #[track_caller]
-fn cosigned(answer: &Response) -> u64 {
+pub(super) fn cosigned(answer: &Response) -> u64 {
     let Response::Cosigned(cosigned) = answer else {
         panic!("{answer:?}")
     };
@@ -136,7 +136,7 @@ fn held(parent: &Node, forger: &Forger) -> (u64, bool) {
 }
 
 /// A forger whose first ten entries the city holds.
-async fn scene() -> (Node, Forger) {
+pub(super) async fn scene() -> (Node, Forger) {
     let city = Node::top("nantong").await;
     let (mut forger, answer) = Forger::connect(&city, entries(0..20)).await;
     assert!(matches!(answer, Response::Welcome(_)));

@@ -123,11 +123,18 @@ async fn on_demand_it_connects_only_for_a_sync() {
 }
 
 #[tokio::test]
-async fn two_syncs_at_once_are_both_done() {
+async fn of_two_syncs_at_once_one_leaves_at_once() {
     let city = Node::top("nantong").await;
     let county = Node::on(Disk::new("qidong"), &city, false).await;
     county.submit(0..2_000).await;
-    tokio::join!(county.sync(), county.sync());
+    let uplink = county.uplink.clone().unwrap();
+    let (first, second) = tokio::join!(uplink.sync(LONG, |_| ()), uplink.sync(LONG, |_| ()));
+    let outcomes = [first.outcome, second.outcome];
+    assert!(
+        outcomes.contains(&Some(SyncOutcome::Complete)),
+        "{outcomes:?}"
+    );
+    assert!(outcomes.contains(&Some(SyncOutcome::Busy)), "{outcomes:?}");
     same(&county, &city, &county.origin());
 }
 
@@ -172,7 +179,7 @@ async fn two_connections_of_one_child_do_no_harm() {
     let county = Node::below("qidong", &city).await;
     let wire = county.wire.clone().unwrap();
     let options = UplinkOptions {
-        continuous: true,
+        mode: Mode::Continuous,
         ..UplinkOptions::default()
     };
     let second = Uplink::new(county.board.clone(), Arc::new(wire), options).unwrap();
@@ -193,7 +200,9 @@ async fn a_relay_joins_small_batches_into_large_ones() {
         county.sync().await;
     }
     let view = city.ledger.log(&county.origin()).unwrap();
-    let batch = super::batch::cut(&city.ledger, &view, 3).unwrap().unwrap();
+    let batch = super::batch::cut(&city.ledger, &view, 3, MAX_BATCH_BYTES)
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (batch.message.entries.len(), batch.checkpoint.size),
         (37, 40)

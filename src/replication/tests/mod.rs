@@ -2,6 +2,7 @@
 
 mod courier;
 mod dishonest;
+mod heartbeat;
 mod honest;
 mod random;
 mod recovered;
@@ -67,6 +68,16 @@ impl Rules for Carry {
     }
 
     fn index(&self, _: &RecordName, _: Option<Revision<'_>>, _: Revision<'_>, _: &mut Batch) {}
+}
+
+/// Always connected, or when a test asks.
+impl From<bool> for Mode {
+    fn from(continuous: bool) -> Self {
+        match continuous {
+            true => Self::Continuous,
+            false => Self::Manual,
+        }
+    }
 }
 
 /// What survives a restart.
@@ -204,7 +215,7 @@ struct Node {
 
 impl Node {
     async fn top(node: &'static str) -> Self {
-        Self::start(Disk::new(node), Address::default(), None, true).await
+        Self::start(Disk::new(node), Address::default(), None, Mode::Continuous).await
     }
 
     async fn below(node: &'static str, parent: &Node) -> Self {
@@ -223,7 +234,11 @@ impl Node {
             disk,
             Address::default(),
             Some((wire, parent.disk.node)),
-            continuous,
+            if continuous {
+                Mode::Continuous
+            } else {
+                Mode::Manual
+            },
         )
         .await
     }
@@ -232,18 +247,24 @@ impl Node {
         disk: Disk,
         address: Address,
         above: Option<(Wire, &str)>,
-        continuous: bool,
+        mode: impl Into<Mode>,
     ) -> Self {
+        let mode = mode.into();
         let ledger = disk.open().await;
         let parent = above.as_ref().map(|(_, parent)| parent.parse().unwrap());
         let wire = above.map(|(wire, _)| wire);
         let board = Board::new(ledger.clone(), disk.clock.clone(), parent).unwrap();
+        board.set_pulse(Pulse {
+            every: Duration::from_secs(1),
+            ..Pulse::default()
+        });
         let shutdown = CancellationToken::new();
         let mirror = Mirror::new(board.clone(), Arc::new(Open), shutdown.clone());
         lock(&address.0).replace(mirror);
         let backoff = Duration::from_millis(1);
         let options = UplinkOptions {
-            continuous,
+            mode,
+            rate: None,
             backoff,
             backoff_max: backoff,
             jitter: true,
@@ -277,7 +298,13 @@ impl Node {
         self.stop().await;
         let parent = self.board.parent().map(ToString::to_string);
         let above = self.wire.clone().zip(parent.as_deref());
-        Self::start(self.disk.clone(), self.address.clone(), above, true).await
+        Self::start(
+            self.disk.clone(),
+            self.address.clone(),
+            above,
+            Mode::Continuous,
+        )
+        .await
     }
 
     fn mirror(&self) -> Mirror {

@@ -84,7 +84,7 @@ async fn a_recovery_that_is_cut_goes_on_where_it_was() {
         // The greeting, one batch, and the end.
         lock(&wire.breaks).push((usize::MAX, 2));
         let above = Some((wire, city.disk.node));
-        let mut restored = Node::start(disk.clone(), Address::default(), above, false).await;
+        let mut restored = Node::start(disk.clone(), Address::default(), above, Mode::Manual).await;
         let held = *sizes.last().unwrap();
         let mut follow = restored.ledger.follow();
         let grown = follow.wait_for(|published| published.logs[&LogNo::OWN].tree.size() > held);
@@ -126,7 +126,7 @@ async fn lied_to(lie: impl Fn(&mut pb::Batch) + Send + 'static, says: &str) {
         }
     }));
     let above = Some((wire.clone(), city.disk.node));
-    let restored = Node::start(disk, Address::default(), above, true).await;
+    let restored = Node::start(disk, Address::default(), above, Mode::Continuous).await;
     let origin = restored.origin();
     restored
         .until(|node| node.uplink_of(&origin).state == LinkState::Refused)

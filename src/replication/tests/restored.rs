@@ -75,7 +75,7 @@ async fn a_parent_that_lost_entries_gets_them_again() {
     county.sync().await;
     city.stop().await;
     for lost in [city.disk.copy(early.end), Disk::new("nantong")] {
-        let mut city = Node::start(lost, city.address.clone(), None, true).await;
+        let mut city = Node::start(lost, city.address.clone(), None, Mode::Continuous).await;
         county.sync().await;
         // What was cosigned before the loss counts as cosigned; the entries themselves are on their way.
         let (origin, mut follow) = (county.origin(), city.ledger.follow());

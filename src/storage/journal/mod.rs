@@ -105,7 +105,7 @@ impl Journal {
     /// torn last group is cut off, indexes are brought up to date.
     ///
     /// # Errors
-    /// [`StorageError::Failed`] if another process has it open; [`StorageError::Corrupt`] names the
+    /// [`StorageError::InUse`] if another process has it open; [`StorageError::Corrupt`] names the
     /// place at which acknowledged bytes are damaged or gone; else as the operating system says.
     pub fn open(dir: &Path, options: JournalOptions) -> Result<Self, StorageError> {
         let io = |e| storage_error("opening the journal", &e);
@@ -384,13 +384,7 @@ fn lock(dir: &Path) -> Result<File, StorageError> {
     let lock = durable::open_or_create(&path).map_err(|e| storage_error(DOING, &e))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let cause = format!("another process holds {}", path.display());
-            Err(StorageError::Failed {
-                doing: DOING,
-                cause,
-            })
-        }
+        Err(TryLockError::WouldBlock) => Err(StorageError::InUse(path.display().to_string())),
         Err(TryLockError::Error(e)) => Err(storage_error(DOING, &durable::at(&path, e))),
     }
 }
