@@ -466,6 +466,31 @@ fn a_hazard_is_submitted_moved_and_extended_by_command() {
     };
     assert_eq!(code(&sign("2024-02-18")), 5);
     assert_eq!(code(&sign("2024-02-17")), 0);
+    let due = run(&["due", "--within", "366d", "--register", "hazards"]);
+    assert!(
+        code(&due) == 0 && !said(&due).contains("H-1"),
+        "{}",
+        said(&due)
+    );
+    let late = text
+        .replace("H-1", "H-2")
+        .replace(",state\n", ",rectification.deadline,state\n");
+    let late = late.replace(",REPORTED", ",2024-03-01T18:00:00+08:00,REPORTED");
+    std::fs::write(&file, late).unwrap();
+    let submitted = run(&[
+        "submit",
+        "hazards",
+        file.to_str().unwrap(),
+        "--agency",
+        QIDONG,
+    ]);
+    assert_eq!(code(&submitted), 0, "{}", said(&submitted));
+    let due = run(&["due", "--division", "320681"]);
+    assert!(
+        said(&due).contains("OVERDUE") && said(&due).contains("H-2"),
+        "{}",
+        said(&due)
+    );
     let reporting = run(&["reporting", "hazards", "--date", "2024-03-01"]);
     assert_eq!(code(&reporting), 6, "{}", said(&reporting));
     assert!(said(&reporting).contains("MISSING"), "{}", said(&reporting));

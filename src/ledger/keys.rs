@@ -1,5 +1,5 @@
 //! The ledger's keys in the derived state. Tags are on disk and stay; numbers are big-endian, so
-//! that key order is number order. `i` and `a` belong to registers.
+//! that key order is number order. `i`, `a` and `d` belong to registers.
 //!
 //! | key | value |
 //! |---|---|
@@ -22,7 +22,7 @@
 use crate::types::{AgencyId, LogNo, RecordName, RegisterId, RequestId};
 
 /// The version of the layout. A state of another version is rebuilt.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// See the table.
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.
@@ -37,6 +37,8 @@ pub const COUNTS: &[u8] = b"n";
 pub const INDEX: u8 = b'i';
 /// The prefix under which registers keep what statistics count.
 pub const TALLIES: u8 = b'a';
+/// The prefix under which registers keep the clocks that run.
+pub const CLOCKS: u8 = b'd';
 
 fn of_log(tag: u8, log: LogNo) -> Vec<u8> {
     let mut key = vec![tag];

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::{
     About, Context, Link, Part, Register, Tie,
     engine::{
+        clock::{self, Due, Running},
         tally::{Tally, small},
         value::{Field, Kind, Seen, Value, division, text, time},
     },
@@ -26,6 +27,8 @@ use crate::{
     },
 };
 
+/// The clock of a deadline: on disk, stays.
+const RECTIFICATION: u8 = 1;
 /// Extensions of one deadline.
 const MAX_EXTENSIONS: usize = 20;
 
@@ -69,6 +72,7 @@ impl Register for Hazards {
         },
     ];
 
+    const CLOCKS: &'static [clock::Kind] = &[(RECTIFICATION, "RECTIFICATION")];
     const EVENT: Option<&'static str> = Some("found_time");
     const COUNTS: bool = true;
     const SUMS: &'static [&'static str] = &["funds_fen"];
@@ -135,6 +139,26 @@ impl Register for Hazards {
             kept(&mut v.scope(Self::ABOUT.field), before, after);
         }
         v.into_result(()).map_err(Refusal::from)
+    }
+
+    fn running(hazard: &Hazard, _: LedgerTime) -> Vec<Running> {
+        let open = hazard.state() < HazardState::AcceptanceRequested;
+        let deadline = deadline(hazard).filter(|_| open);
+        let running = deadline.map(|base| Running {
+            kind: RECTIFICATION,
+            base,
+        });
+        running.into_iter().collect()
+    }
+
+    fn due(&self, _: u8, hazard: &Hazard, base: Timestamp) -> Option<Due> {
+        let (place, unit) = (hazard.place.clone(), hazard.unit.clone());
+        Some(Due {
+            at: base,
+            title: hazard.title.clone(),
+            division: place.unwrap_or_default().division,
+            unit: unit.unwrap_or_default().name,
+        })
     }
 
     fn tally(hazard: &Hazard, _: LedgerTime) -> Option<Tally> {

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prost::Message as _;
 
 use super::{
     About, Context, Part, Register,
     engine::{
+        clock::{self, Due, Running},
         tally::{Tally, small},
         value::{Field, Kind, Seen, Value, division, text, time},
     },
@@ -25,6 +26,11 @@ use crate::{
         Refusal, RuleTable, Violations, optional_prose, required_prose, required_text,
     },
 };
+
+/// The clock of the hop to the next level: on disk, stays.
+const FORWARD: u8 = 1;
+/// The clock of the next report: on disk, stays.
+const FOLLOW_UP: u8 = 2;
 
 /// The register.
 pub struct Incidents {
@@ -45,6 +51,7 @@ impl Register for Incidents {
         field: "incident",
     };
 
+    const CLOCKS: &'static [clock::Kind] = &[(FORWARD, "FORWARD"), (FOLLOW_UP, "FOLLOW_UP")];
     const EVENT: Option<&'static str> = Some("occurred_time");
     const COUNTS: bool = true;
     const SUMS: &'static [&'static str] =
@@ -105,6 +112,50 @@ impl Register for Incidents {
         Err(Refusal::new(Reason::TransitionNotAllowed)
             .because(format!("now due: {names}"), format!("此时可报：{names}"))
             .with("allowed", names))
+    }
+
+    fn running(incident: &Incident, taken: LedgerTime) -> Vec<Running> {
+        let base = |stamp| parts::instant(stamp);
+        if base(incident.occurred_time.as_ref()).is_none() {
+            return Vec::new();
+        }
+        let open = incident.forwarded_time.is_none();
+        let received = base(incident.received_time.as_ref()).filter(|_| open);
+        let report = incident.report.as_ref();
+        let last = report.is_some_and(|r| r.kind() == ReportKind::Final || r.after_final);
+        let clock = |kind| move |base| Running { kind, base };
+        let follow_up = (!last).then_some(taken.timestamp());
+        let forward = received.map(clock(FORWARD));
+        forward
+            .into_iter()
+            .chain(follow_up.map(clock(FOLLOW_UP)))
+            .collect()
+    }
+
+    fn spread(&self, kind: u8) -> (SignedDuration, SignedDuration) {
+        match kind {
+            FORWARD => self.rules.forward_spread(),
+            _ => self.rules.follow_up_spread(),
+        }
+    }
+
+    fn due(&self, kind: u8, incident: &Incident, base: Timestamp) -> Option<Due> {
+        let occurred = parts::instant(incident.occurred_time.as_ref())?;
+        let at = match kind {
+            FORWARD => self.rules.clocks(occurred).rules.forward_deadline(base),
+            _ => {
+                let grade = self.grade(incident, occurred);
+                let grave = matches!(grade, AccidentGrade::Major | AccidentGrade::EspeciallyMajor);
+                self.rules.follow_ups(occurred).rules.deadline(grave, base)
+            }
+        };
+        let (place, unit) = (incident.place.clone(), incident.unit.clone());
+        Some(Due {
+            at,
+            title: incident.title.clone(),
+            division: place.unwrap_or_default().division,
+            unit: unit.unwrap_or_default().name,
+        })
     }
 
     fn tally(incident: &Incident, _: LedgerTime) -> Option<Tally> {

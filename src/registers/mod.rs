@@ -13,14 +13,15 @@ mod risk;
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
 
-use jiff::{Timestamp, civil::Date};
+use jiff::{SignedDuration, Timestamp, civil::Date};
 
-use engine::{erased::Erased, value::Field};
 pub use engine::{
+    clock::{Due, Each, Found as FoundClock, Running, Search, walk},
     filter::Filter,
     list::{HistoryQuery, ListQuery, Page, history, list, times},
     tally::{Counted, SUMS, Tally, counted},
 };
+use engine::{erased::Erased, value::Field};
 
 use crate::{
     ledger::entry::StoredEntry,
@@ -128,6 +129,8 @@ pub trait Register: Send + Sync + Sized + 'static {
 
     /// The indexed field of the time at which what it records happened.
     const EVENT: Option<&'static str> = None;
+    /// The clocks that may run for its records.
+    const CLOCKS: &'static [engine::clock::Kind] = &[];
     /// Whether statistics count its records.
     const COUNTS: bool = false;
     /// What they sum up, with the unit in the name: at most [`SUMS`].
@@ -153,6 +156,21 @@ pub trait Register: Send + Sync + Sized + 'static {
     /// A refusal that names the states that it may set.
     fn permits(&self, _: &Self::Message, _: &Context<'_>) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    /// The clocks that run for a record. It must follow from the record's bytes and its ledger time alone.
+    fn running(_: &Self::Message, _taken: LedgerTime) -> Vec<Running> {
+        Vec::new()
+    }
+
+    /// The shortest and the longest time that a clock may run, in all editions of the rules.
+    fn spread(&self, _kind: u8) -> (SignedDuration, SignedDuration) {
+        (SignedDuration::ZERO, SignedDuration::ZERO)
+    }
+
+    /// When a clock that began to run then is due, by the rules of now.
+    fn due(&self, _kind: u8, _: &Self::Message, _base: Timestamp) -> Option<Due> {
+        None
     }
 
     /// What a record counts as; it must follow from the record's bytes and its first ledger time alone.
@@ -223,6 +241,18 @@ pub trait AnyRegister: Send + Sync {
 
     /// As [`Register::silence`], from bytes.
     fn silence(&self, record: &[u8]) -> Option<Silence>;
+
+    /// As [`Register::CLOCKS`].
+    fn clocks(&self) -> &'static [engine::clock::Kind];
+
+    /// As [`Register::running`], from bytes.
+    fn running(&self, record: &[u8], taken: LedgerTime) -> Vec<Running>;
+
+    /// As [`Register::spread`].
+    fn spread(&self, kind: u8) -> (SignedDuration, SignedDuration);
+
+    /// As [`Register::due`], from bytes.
+    fn due(&self, kind: u8, record: &[u8], base: Timestamp) -> Option<Due>;
 
     /// As [`Register::COUNTS`].
     fn counts(&self) -> bool;

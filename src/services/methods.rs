@@ -54,6 +54,7 @@ const SERVICES: &[(&str, &[Action])] = &[
         &[Action::Replicate],
     ),
     ("hefu.statistics.v1.StatisticsService", &[Action::Read]),
+    ("hefu.due.v1.DueService", &[Action::Read]),
     ("hefu.node.v1.NodeService", &[Action::Administer]),
     ("hefu.replication.v1.CourierService", &[Action::Administer]),
     ("hefu.audit.v1.AuditService", &[Action::Audit]),

@@ -6,6 +6,7 @@ mod asker;
 pub mod audit;
 pub mod convert;
 pub mod courier;
+pub mod due;
 pub mod ledger;
 pub mod methods;
 pub mod node;
@@ -26,6 +27,7 @@ use tonic_health::server::HealthReporter;
 use self::{
     audit::Audits,
     courier::Couriers,
+    due::Clocks,
     ledger::Ledgers,
     methods::Methods,
     node::Nodes,
@@ -37,6 +39,7 @@ use self::{
 use crate::{
     proto::{
         audit::v1::audit_service_server::AuditServiceServer,
+        due::v1::due_service_server::DueServiceServer,
         ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::{
@@ -80,6 +83,10 @@ pub fn routes(
         mirror: mirror.clone(),
     })
     .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let due = DueServiceServer::new(Clocks(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let nodes = NodeServiceServer::new(nodes)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
@@ -96,6 +103,7 @@ pub fn routes(
         .add_service(audits)
         .add_service(statistics)
         .add_service(couriers)
+        .add_service(due)
         .add_service(replication);
     let reflection = Reflection::new(shared.access.clone(), methods)?;
     for version in ["v1", "v1alpha"] {

@@ -54,8 +54,8 @@ pub use reason::FieldReason;
 pub use refusal::{Reason, Refusal};
 pub use request::RequestId;
 pub use rules::{
-    Authority, Clocks, CorrectionWindow, Decisions, Duties, Duty, Edition, Every, Grades, Ordinary,
-    RuleError, RuleTable, Threshold, TypePrefix,
+    Authority, Clocks, CorrectionWindow, Decisions, Duties, Duty, Edition, Every, FollowUps,
+    Grades, Ordinary, RuleError, RuleTable, Threshold, TypePrefix,
 };
 pub use sector::Sector;
 pub use sha256::sha256;

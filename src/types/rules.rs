@@ -11,14 +11,14 @@ mod edition;
 #[cfg(test)]
 mod tests;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use toml::Spanned;
 
 pub use self::accident::{
-    Authority, Clocks, CorrectionWindow, Grades, Ordinary, Threshold, TypePrefix,
+    Authority, Clocks, CorrectionWindow, FollowUps, Grades, Ordinary, Threshold, TypePrefix,
 };
-use self::accident::{check_clocks, check_grades, check_window};
+use self::accident::{check_clocks, check_follow_ups, check_grades, check_window};
 pub use self::duty::{Decisions, Duties, Duty, Every};
 use self::duty::{check_decisions, check_duties};
 pub use self::edition::Edition;
@@ -62,6 +62,7 @@ pub struct RuleTable {
     correction_windows: Editions<CorrectionWindow>,
     hazard_decisions: Editions<Decisions>,
     reporting_duties: Editions<Duties>,
+    follow_up_clocks: Editions<FollowUps>,
 }
 
 impl RuleTable {
@@ -112,6 +113,12 @@ impl RuleTable {
                 file.reporting_duties,
                 check_duties,
             )?,
+            follow_up_clocks: editions(
+                text,
+                "follow_up_clocks",
+                file.follow_up_clocks,
+                check_follow_ups,
+            )?,
         })
     }
 
@@ -145,6 +152,31 @@ impl RuleTable {
         self.hazard_decisions.at(at)
     }
 
+    /// How long until the next report of an accident that occurred then.
+    #[must_use]
+    pub fn follow_ups(&self, occurred: Timestamp) -> &Edition<FollowUps> {
+        self.follow_up_clocks.at(occurred)
+    }
+
+    /// The shortest and the longest time that any edition gives for the next report.
+    #[must_use]
+    pub fn follow_up_spread(&self) -> (SignedDuration, SignedDuration) {
+        let hours = |hours: u32| SignedDuration::from_hours(i64::from(hours));
+        let least = |rules: &FollowUps| rules.ordinary_hours.min(rules.grave_hours);
+        let greatest = |rules: &FollowUps| rules.ordinary_hours.max(rules.grave_hours);
+        let (low, high) = self.follow_up_clocks.spread(least, greatest);
+        (hours(low), hours(high))
+    }
+
+    /// The shortest and the longest time that any edition gives for forwarding a report.
+    #[must_use]
+    pub fn forward_spread(&self) -> (SignedDuration, SignedDuration) {
+        let minutes = |minutes: u32| SignedDuration::from_mins(i64::from(minutes));
+        let length = |rules: &Clocks| rules.authority_to_next_level_minutes;
+        let (low, high) = self.reporting_clocks.spread(length, length);
+        (minutes(low), minutes(high))
+    }
+
     /// Who must report what at a time.
     #[must_use]
     pub fn duties(&self, at: Timestamp) -> &Edition<Duties> {
@@ -174,4 +206,6 @@ struct File {
     hazard_decisions: Vec<Spanned<Edition<Decisions>>>,
     #[serde(default)]
     reporting_duties: Vec<Spanned<Edition<Duties>>>,
+    #[serde(default)]
+    follow_up_clocks: Vec<Spanned<Edition<FollowUps>>>,
 }

@@ -21,6 +21,7 @@ use hefu::{
     ledger::Ledger,
     node::{Node, NodeError},
     proto::{
+        due::v1::due_service_client::DueServiceClient,
         hazard::v1::{
             Hazard, HazardLevel, HazardSource, HazardState, HazardTreatment, Rectification,
             hazard_service_client::HazardServiceClient,
@@ -296,6 +297,7 @@ pub struct Clients {
     pub hazards: HazardServiceClient<Channel>,
     pub nil_reports: NilReportServiceClient<Channel>,
     pub statistics: StatisticsServiceClient<Channel>,
+    pub due: DueServiceClient<Channel>,
     pub ledger: LedgerServiceClient<Channel>,
     pub node: NodeServiceClient<Channel>,
     pub channel: Channel,
@@ -310,6 +312,7 @@ impl Clients {
             hazards: HazardServiceClient::new(channel.clone()),
             nil_reports: NilReportServiceClient::new(channel.clone()),
             statistics: StatisticsServiceClient::new(channel.clone()),
+            due: DueServiceClient::new(channel.clone()),
             ledger: LedgerServiceClient::new(channel.clone()),
             node: NodeServiceClient::new(channel.clone()),
             channel,

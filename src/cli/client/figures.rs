@@ -9,6 +9,7 @@ use super::{
     args::Output,
     commands::request_id,
     csv,
+    due::DueArgs,
     dynamic::{RegisterApi, dynamic, json},
     method, table,
 };
@@ -77,6 +78,12 @@ pub enum FiguresCommand {
         #[arg(long, default_value = "")]
         division: String,
     },
+    /// Show what is due, what is overdue, and whose it is
+    #[command(
+        after_help = "Example:\n  hefu due\n  hefu due --within 3d --division 320681\n  hefu due --register \
+        hazards --skip-overdue --watch"
+    )]
+    Due(DueArgs),
     /// Sign that there is nothing to report (零报告)
     #[command(
         after_help = "Example:\n  hefu report-nil incidents --agency qidong-emergency --from 2024-02-18 --post \
@@ -145,6 +152,7 @@ pub async fn run(
             };
             reporting(request, client, output).await
         }
+        FiguresCommand::Due(due) => due.run(client, output).await,
         FiguresCommand::ReportNil {
             register,
             agency,

@@ -4,6 +4,7 @@ pub mod args;
 pub mod board;
 pub mod commands;
 pub mod csv;
+mod due;
 pub mod dynamic;
 mod figures;
 mod hazard;

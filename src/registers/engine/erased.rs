@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use prost::Message as _;
 
 use super::{
     super::{About, AnyRegister, Context, Link, Linked, Part, Register, Silence, Tie},
+    clock::{Due, Kind, Running},
     filter::{Condition, Filter},
     index,
     tally::Tally,
@@ -165,6 +166,22 @@ impl<R: Register> AnyRegister for Erased<R> {
 
     fn label(&self, part: Part, number: u8) -> &'static str {
         R::label(part, number.into())
+    }
+
+    fn clocks(&self) -> &'static [Kind] {
+        R::CLOCKS
+    }
+
+    fn running(&self, record: &[u8], taken: LedgerTime) -> Vec<Running> {
+        R::Message::decode(record).map_or(Vec::new(), |message| R::running(&message, taken))
+    }
+
+    fn spread(&self, kind: u8) -> (SignedDuration, SignedDuration) {
+        self.0.spread(kind)
+    }
+
+    fn due(&self, kind: u8, record: &[u8], base: Timestamp) -> Option<Due> {
+        self.0.due(kind, &R::Message::decode(record).ok()?, base)
     }
 
     fn filter(&self, text: &str) -> Result<Filter, Refusal> {

@@ -1,5 +1,6 @@
 //! What all registers share: judging, indexing, filters, lists.
 
+pub mod clock;
 pub mod erased;
 pub mod filter;
 pub mod index;

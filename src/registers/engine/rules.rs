@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     super::{AnyRegister, Linked, Registers, Tie},
-    index, tally,
+    clock, index, tally,
 };
 use crate::{
     ledger::{
@@ -93,9 +93,13 @@ impl Rules for Registers {
         state: &dyn StateRead,
         batch: &mut Batch,
     ) -> Result<(), StorageError> {
-        let Some(register) = self.get(name.register()).filter(|r| r.counts()) else {
+        let Some(register) = self.get(name.register()) else {
             return Ok(());
         };
+        clock::change(register, name, before, after, batch);
+        if !register.counts() {
+            return Ok(());
+        }
         let tally = |revision: Revision<'_>| {
             let live = !revision.withdrawn;
             live.then(|| register.tally(revision.record, revision.created))?

@@ -11,7 +11,7 @@ use super::super::{AnyRegister, Counted, ListQuery, PERIODIC, Registers, SUMS, c
 use crate::{
     ledger::{
         Ledger, Options,
-        keys::{INDEX, TALLIES},
+        keys::{CLOCKS, INDEX, TALLIES},
         rules::{Intent, Proposal},
     },
     proto::{
@@ -301,6 +301,10 @@ fn hazard(found: &Found) -> Proposal {
         rectification: found.funds.map(|fen| Rectification {
             funds_fen: Some(fen),
             funds_approximate: fen % 2 == 0,
+            deadline: (fen % 3 != 0).then_some(prost_types::Timestamp {
+                seconds: 1_704_000_000 + fen,
+                nanos: 0,
+            }),
             ..Rectification::default()
         }),
         duplicate_of: found.again.map(name).unwrap_or_default(),
@@ -411,10 +415,25 @@ proptest! {
                 }
             }
             let dump = |ledger: &Ledger| -> Vec<_> {
-                let all = ledger.state().scan(KeyRange::prefix(&[TALLIES]), false);
-                all.map(Result::unwrap).collect()
+                let of = |tag| ledger.state().scan(KeyRange::prefix(&[tag]), false);
+                of(TALLIES).chain(of(CLOCKS)).map(Result::unwrap).collect()
             };
             let grown = dump(&held);
+            // The clocks that stand are those that the records run.
+            let mut running = Vec::new();
+            for pair in held.state().scan(KeyRange::prefix(b"hhazards\0"), false) {
+                let (key, value) = pair.unwrap();
+                let head = crate::ledger::head::Head::from_bytes(&value).unwrap();
+                let name = crate::ledger::keys::name_of_head(&key).unwrap();
+                let record = held.entry(head.entry).unwrap().message.record;
+                let clocks = register.running(&record, head.updated).into_iter();
+                let clocks = clocks.filter(|_| !head.withdrawn);
+                running.extend(clocks.map(|clock| super::clock::key("hazards", clock, &name)));
+            }
+            running.sort();
+            let standing = held.state().scan(KeyRange::prefix(&[CLOCKS]), false);
+            let standing: Vec<_> = standing.map(|pair| pair.unwrap().0.to_vec()).collect();
+            assert_eq!(standing, running);
             held.stop().await;
             let rebuilt = open(registers.clone(), &journal, &Arc::default()).await;
             assert_eq!(dump(&rebuilt), grown);

@@ -120,6 +120,43 @@ impl Clocks {
     }
 }
 
+/// How long until the next report of an accident whose final report is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FollowUps {
+    /// Hours, up to 较大.
+    pub ordinary_hours: u32,
+    /// Hours, from 重大 on.
+    pub grave_hours: u32,
+}
+
+impl FollowUps {
+    /// Until when the next report must be made, the last one having been taken at `last`.
+    #[must_use]
+    pub fn deadline(&self, grave: bool, last: Timestamp) -> Timestamp {
+        let hours = if grave {
+            self.grave_hours
+        } else {
+            self.ordinary_hours
+        };
+        after_minutes(last, hours * 60)
+    }
+}
+
+pub(super) fn check_follow_ups(follow_ups: &FollowUps) -> Result<(), Wrong> {
+    /// A month.
+    const MAX_HOURS: u32 = 31 * 24;
+    for (key, hours) in [
+        ("rules.ordinary_hours", follow_ups.ordinary_hours),
+        ("rules.grave_hours", follow_ups.grave_hours),
+    ] {
+        if !(1..=MAX_HOURS).contains(&hours) {
+            return Err((key, format!("is {hours}: must be 1 to {MAX_HOURS}")));
+        }
+    }
+    Ok(())
+}
+
 /// How long a change of casualties is part of the report.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -38,6 +38,15 @@ pub(super) struct Editions<T> {
 }
 
 impl<T> Editions<T> {
+    /// The least and the greatest of something over all editions.
+    pub fn spread<V: Ord + Copy>(&self, least: fn(&T) -> V, greatest: fn(&T) -> V) -> (V, V) {
+        let first = &self.first.rules;
+        let later = self.later.iter().map(|edition| &edition.rules);
+        later.fold((least(first), greatest(first)), |(low, high), rules| {
+            (low.min(least(rules)), high.max(greatest(rules)))
+        })
+    }
+
     pub fn at(&self, occurred: Timestamp) -> &Edition<T> {
         let day = beijing_date(occurred);
         self.later

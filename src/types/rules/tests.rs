@@ -1,4 +1,3 @@
-use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
