@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp, civil::Date};
 pub use engine::{
     clock::{Due, Each, Found as FoundClock, Running, Search, walk},
     filter::Filter,
-    list::{HistoryQuery, ListQuery, Page, history, list, times},
+    list::{DEFAULT_ROWS, HistoryQuery, ListQuery, Page, history, list, times},
     tally::{Counted, SUMS, Tally, counted},
 };
 use engine::{erased::Erased, value::Field};

@@ -47,6 +47,16 @@ pub(super) const CITY: &str = "nantong";
 /// Agencies that submit at once.
 pub(super) const AGENCIES: usize = 16;
 const DOMAIN: &str = "nantong.gov.cn";
+/// The node's own capacity is measured, not what an agency may use of it.
+const LIMITS: &str = r#"
+[[limit]]
+who = ["agency/*", "node/*", "admin/*", "auditor/*"]
+requests_per_second = 1_000_000
+rows_per_second = 1_000_000
+reads_per_second = 100_000_000
+calls = 1_000_000
+streams = 1_000_000
+"#;
 
 /// A folder with keys and data; removed at the end.
 pub(super) struct Site {
@@ -91,6 +101,8 @@ impl Site {
             ));
         }
         fs::write(folder.join("agencies.csv"), agencies)?;
+        let policy = include_str!("../../../seeds/policy.toml");
+        fs::write(folder.join("policy.toml"), format!("{policy}{LIMITS}"))?;
         Ok(Self { folder, authority })
     }
 
@@ -132,12 +144,13 @@ impl Site {
         Ok(format!(
             "[node]\nid = \"{id}\"\ntrust_domain = \"{DOMAIN}\"\ndata = {}\nlisten = \"127.0.0.1:0\"\n\
              [tls]\ncertificate = {}\nkey = {}\nroots = [{}]\n{parent}\
-             [reference]\nagencies = {}\n[log]\nlevel = \"warn\"\n",
+             [reference]\nagencies = {}\npolicy = {}\n[log]\nlevel = \"warn\"\n",
             path(&self.folder.join(data)),
             path(&issued.certificate),
             path(&issued.key),
             path(&issued.root),
             path(&self.folder.join("agencies.csv")),
+            path(&self.folder.join("policy.toml")),
         ))
     }
 
