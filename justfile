@@ -2,12 +2,12 @@
 verify:
     cargo fmt --all --check
     python3 seeds/generate.py --check
-    cargo clippy --locked --workspace --all-targets -- -D warnings
-    cargo test --workspace
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo test
 
 fix:
     cargo fmt --all
-    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+    cargo clippy --all-targets --fix --allow-dirty --allow-staged
 
 # A city and eight counties on this machine.
 demo *options:
@@ -28,7 +28,7 @@ deny:
 
 # County, city and province in simulated time: so many runs, each from its seed.
 simulate seeds="10000" first="0":
-    HEFU_SEEDS={{ seeds }} HEFU_FIRST_SEED={{ first }} cargo test --workspace --test seeds every_seed_holds -- --nocapture
+    HEFU_SEEDS={{ seeds }} HEFU_FIRST_SEED={{ first }} cargo test --test simulation every_seed_holds -- --nocapture
 
 # Longer runs of the crash tests; power cuts need root.
 soak kills="2000" cuts="400":
