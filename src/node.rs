@@ -39,7 +39,7 @@ use crate::{
         stack::Gate,
         tls::{Credentials, TlsError},
     },
-    ledger::{Intake, Ledger, OpenError, Options},
+    ledger::{Intake, Ledger, Lost, OpenError, Options},
     registers::Registers,
     replication::{Board, HeldLog, LinkError, Mirror, Mode, Pulse, Uplink, UplinkOptions},
     services::{
@@ -185,15 +185,16 @@ impl Node {
         let data = DataFolder::create(&config.node.data)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let registers = Arc::new(reference.registers());
-        let seed = data.load_seed()?;
-        let ledger = open_ledger(&config, &data, seed, registers.clone(), clock.clone()).await?;
+        let opening = Opening::new(&config, &data, registers.clone(), clock.clone());
+        let ledger = opening.open().await?;
         recover::heed_mark(&config, &data, &ledger)?;
         let stop = CancellationToken::new();
         let board = board(&config, &ledger, &clock)?;
         board.expect(reference.children.clone(), config.node.utc_offset);
         let uplink = uplink(&config, keys.clone(), board.clone(), true)?;
-        let origin = ledger.key().log_key().name().to_owned();
-        let tokens = Tokens::new(&seed);
+        let own = ledger.log("");
+        let origin = own.map_or_else(String::new, |view| view.origin().to_owned());
+        let tokens = Tokens::new(&data.token_secret()?);
         let methods = Methods::new(&registers);
         let watching = Watching::new(&registers, &reference);
         let access = Access::new(watching.rules.subscribe(), id.clone());
@@ -390,83 +391,111 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
     bound.map_err(|cause| NodeError::Bind { address, cause })
 }
 
-/// Opens the ledger of a data folder without serving it, as `hefu sync` and `hefu rebuild` do.
+/// Opens the ledger of a data folder without serving it, as `hefu sync` and `hefu rebuild` do. Where the seed of its
+/// signing key is lost, and only then, `key_is_lost` goes on with a new one.
 ///
 /// # Errors
 /// [`NodeError`].
-pub async fn open_offline(config: &Config) -> Result<(Ledger, Option<Arc<Uplink>>), NodeError> {
+pub async fn open_offline(
+    config: &Config,
+    key_is_lost: bool,
+) -> Result<(Ledger, Option<Arc<Uplink>>), NodeError> {
     let credentials = Credentials::of(&config.tls)?;
     let data = DataFolder::new(&config.node.data);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let registers = Arc::new(Reference::load(config)?.registers());
-    let ledger = open_ledger(config, &data, data.load_seed()?, registers, clock.clone()).await?;
+    let opening = Opening {
+        key_is_lost,
+        ..Opening::new(config, &data, registers, clock.clone())
+    };
+    let ledger = opening.open().await?;
     let board = board(config, &ledger, &clock)?;
     let uplink = uplink(config, Keys::new(credentials)?, board, false)?;
     Ok((ledger, uplink))
 }
 
-/// Opens the ledger; a derived state that does not belong to the journal is set aside, and derived again.
-async fn open_ledger(
-    config: &Config,
-    data: &DataFolder,
-    seed: [u8; 32],
+/// What a ledger is opened from.
+struct Opening<'a> {
+    config: &'a Config,
+    data: &'a DataFolder,
     rules: Arc<Registers>,
     clock: Arc<dyn Clock>,
-) -> Result<Ledger, NodeError> {
-    let (again, again_clock) = (rules.clone(), clock.clone());
-    match try_open_ledger(config, data, seed, rules, clock, None).await {
-        Err(NodeError::Ledger(OpenError::StateAhead)) => {
-            let path = data.state();
-            tracing::warn!("the derived state does not belong to the journal; deriving it again");
-            let failed = |cause| NodeError::Data {
-                path: path.clone(),
-                cause,
-            };
-            durable::rename(&path, &data.set_aside()).map_err(failed)?;
-            try_open_ledger(config, data, seed, again, again_clock, None).await
-        }
-        opened => opened,
-    }
+    key_is_lost: bool,
+    /// What the parent holds of the own log, where the node has lost it.
+    lost: Option<&'a HeldLog>,
 }
 
-async fn try_open_ledger(
-    config: &Config,
-    data: &DataFolder,
-    seed: [u8; 32],
-    rules: Arc<Registers>,
-    clock: Arc<dyn Clock>,
-    lost: Option<&HeldLog>,
-) -> Result<Ledger, NodeError> {
-    let (config_copy, node, trust_domain) =
-        (config.clone(), config.node_id()?, config.trust_domain()?);
-    let stores = tokio::task::spawn_blocking(move || Stores::open(&config_copy)).await;
-    let stores = stores.map_err(|e| NodeError::Failed(e.to_string()))??;
-    let mut incarnation = [0; 4];
-    let random = |e: getrandom::Error| NodeError::Failed(e.to_string());
-    getrandom::fill(&mut incarnation).map_err(random)?;
-    let options = Options {
-        journal: stores.journal,
-        state: stores.state,
-        rules,
-        clock,
-        trust_domain,
-        node,
-        seed,
-        incarnation: match lost {
-            Some(log) => log.origin.incarnation().0,
-            None => u32::from_be_bytes(incarnation),
-        },
-        head_file: Some(data.head()),
-        progress: Some(Box::new(|at: Position, of: Position| {
-            tracing::info!(
-                at = at.0,
-                of = of.0,
-                "bringing the derived state up to date"
-            );
-        })),
-    };
-    let behind = lost.and_then(|log| log.note.clone());
-    Ok(Ledger::open_behind(options, behind).await?)
+impl<'a> Opening<'a> {
+    fn new(
+        config: &'a Config,
+        data: &'a DataFolder,
+        rules: Arc<Registers>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            config,
+            data,
+            rules,
+            clock,
+            key_is_lost: false,
+            lost: None,
+        }
+    }
+
+    /// Opens the ledger; a derived state that does not belong to the journal is set aside, and derived again.
+    async fn open(self) -> Result<Ledger, NodeError> {
+        match self.once().await {
+            Err(NodeError::Ledger(OpenError::StateAhead)) => {
+                let path = self.data.state();
+                tracing::warn!(
+                    "the derived state does not belong to the journal; deriving it again"
+                );
+                let failed = |cause| NodeError::Data {
+                    path: path.clone(),
+                    cause,
+                };
+                durable::rename(&path, &self.data.set_aside()).map_err(failed)?;
+                self.once().await
+            }
+            opened => opened,
+        }
+    }
+
+    async fn once(&self) -> Result<Ledger, NodeError> {
+        let config = self.config.clone();
+        let stores = tokio::task::spawn_blocking(move || Stores::open(&config)).await;
+        let stores = stores.map_err(|e| NodeError::Failed(e.to_string()))??;
+        let mut incarnation = [0; 4];
+        let random = |e: getrandom::Error| NodeError::Failed(e.to_string());
+        getrandom::fill(&mut incarnation).map_err(random)?;
+        let options = Options {
+            journal: stores.journal,
+            state: stores.state,
+            rules: self.rules.clone(),
+            clock: self.clock.clone(),
+            trust_domain: self.config.trust_domain()?,
+            node: self.config.node_id()?,
+            seeds: self.data.seeds()?,
+            key_is_lost: self.key_is_lost,
+            incarnation: match self.lost {
+                Some(log) => log.origin.incarnation().0,
+                None => u32::from_be_bytes(incarnation),
+            },
+            head_file: Some(self.data.head()),
+            progress: Some(Box::new(|at: Position, of: Position| {
+                tracing::info!(
+                    at = at.0,
+                    of = of.0,
+                    "bringing the derived state up to date"
+                );
+            })),
+        };
+        let lost = self.lost.map(|log| Lost {
+            keys: log.keys.clone(),
+            note: log.note.clone(),
+        });
+        Ok(Ledger::open_behind(options, lost).await?)
+    }
 }
 
 fn board(

@@ -142,8 +142,8 @@ enum Due {
 
 use Due::{Hashes, Hidden, Refused, Shown};
 use ErrorReason::{
-    AgencyMismatch, CourierInvalid, IndexOutOfRange, MethodNotAllowed, ParentUnavailable,
-    RecordNotFound,
+    AgencyMismatch, CourierInvalid, FieldInvalid, IndexOutOfRange, MethodNotAllowed,
+    ParentUnavailable, RecordNotFound,
 };
 
 /// The policy of this test in words that do not come from the program.
@@ -176,7 +176,10 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
             }
         }
         ("hefu.ledger.v1.LedgerService", name) => {
-            let of_log = matches!(name, "ListLogs" | "GetCheckpoint" | "GetConsistencyProof");
+            let of_log = matches!(
+                name,
+                "ListLogs" | "GetCheckpoint" | "GetConsistencyProof" | "GetKeys"
+            );
             let of_entry = matches!(name, "ListEntries" | "GetInclusionProof" | "GetCustody");
             assert!(of_log || of_entry, "{name} has no row in the matrix");
             match role {
@@ -207,7 +210,15 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
         ("hefu.node.v1.NodeService", "SyncParent") if role == Role::Admin => {
             Refused(ParentUnavailable)
         }
-        ("hefu.node.v1.NodeService", "GetStatus" | "SyncParent") => denied,
+        ("hefu.node.v1.NodeService", "RotateKey" | "RetireKey") if role == Role::Admin => Shown,
+        // An empty key is no key: that it is looked at shows that the call was let through.
+        ("hefu.node.v1.NodeService", "AuthoriseKey") if role == Role::Admin => {
+            Refused(FieldInvalid)
+        }
+        (
+            "hefu.node.v1.NodeService",
+            "GetStatus" | "SyncParent" | "RotateKey" | "RetireKey" | "AuthoriseKey",
+        ) => denied,
         // This node is at the top and gets no files: that it says so shows that the call was let through.
         ("hefu.replication.v1.CourierService", method) if role == Role::Admin => match method {
             "ExportCourier" => Refused(ParentUnavailable),

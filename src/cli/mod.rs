@@ -5,6 +5,7 @@ pub mod bench;
 pub mod client;
 mod courier;
 pub mod demo;
+mod key;
 mod pki;
 mod policy;
 mod recover;
@@ -80,6 +81,8 @@ enum Command {
     Pki(pki::Pki),
     /// Replication by files that somebody carries, for networks that must not touch
     Courier(courier::Courier),
+    /// The keys that logs are signed with
+    Key(key::Key),
     /// Who did what: the audit trail of a node
     Audit(audit::Audit),
     /// Measure a node beside a bare server
@@ -156,6 +159,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Rebuild(rebuild) => rebuild.run().await,
         Command::Recover(recover) => recover.run(&connection).await,
         Command::Courier(courier) => courier.run(&connection).await,
+        Command::Key(key) => key.run(&connection).await,
         Command::Audit(audit) => audit.run(&connection).await,
         Command::Bench(bench) => bench.run(&connection).await,
         Command::Policy(policy) => policy.run(),

@@ -36,6 +36,10 @@ pub struct Recover {
     /// The backup of the node's log.key; not needed where the data folder still has it
     #[arg(long)]
     log_key: Option<PathBuf>,
+    /// The signing key is lost too: go on with a new one. The operators above must authorise it: the parent's refusal
+    /// says how; then run this again
+    #[arg(long, conflicts_with = "log_key")]
+    new_key: bool,
     /// The node's own log alone: the nodes below bring theirs again
     #[arg(long)]
     own: bool,
@@ -49,6 +53,7 @@ impl Recover {
         let config = self.config.load()?;
         let recovery = Recovery {
             key: self.log_key,
+            new_key: self.new_key,
             own_only: self.own,
             limit: Duration::from_secs(self.timeout),
         };

@@ -105,7 +105,7 @@ impl Rebuild {
             durable::remove(&data.head()).map_err(failed)?;
         }
         drop(lock);
-        let (ledger, _) = open_offline(&config).await?;
+        let (ledger, _) = open_offline(&config, false).await?;
         for view in ledger.published().logs.values() {
             println!("{}: {} entries", view.origin(), view.tree.size());
         }

@@ -120,7 +120,7 @@ impl Sync {
 
     /// Opens the data folder and carries it up, as no node is running.
     async fn alone(&self, config: &Config, bar: &Bar) -> Result<SyncParentResponse, CliError> {
-        let (ledger, uplink) = match open_offline(config).await {
+        let (ledger, uplink) = match open_offline(config, false).await {
             // A node that just starts, or another sync.
             Err(NodeError::Storage(StorageError::InUse(_))) => {
                 let parent = config.parent.as_ref().map(|parent| parent.node_id());

@@ -25,6 +25,7 @@ use crate::{
     ledger::{
         audit::{Report, audit},
         head::{content_hash, etag},
+        key_history::KeyHistory,
         merkle::{Hash, Tree, leaf_hash},
         note::{Note, VerifierKey},
     },
@@ -161,9 +162,13 @@ fn summary(report: &Report) -> String {
         ]);
     }
     format!(
-        "{logs}\n{} entries hashed, {} signatures and {} cosignatures checked, {} keys of the \
-         derived state compared\n",
-        report.entries, report.signatures, report.cosignatures, report.keys_compared
+        "{logs}\n{} entries hashed, {} signatures, {} cosignatures and {} key changes checked, {} \
+         keys of the derived state compared\n",
+        report.entries,
+        report.signatures,
+        report.cosignatures,
+        report.key_changes,
+        report.keys_compared
     )
 }
 
@@ -192,7 +197,7 @@ fn check_head(
     let Some((end, note)) = note else {
         return Ok(Some("the head file is unreadable".to_owned()));
     };
-    let signed = match note.verify_log(&own.key) {
+    let signed = match own.keys.signer(&note).map(|_| note.checkpoint()) {
         Ok(signed) => signed,
         Err(error) => return Ok(Some(format!("the head file: {error}"))),
     };
@@ -327,7 +332,8 @@ fn check_checkpoint(log: &Log, tree: &Tree, checkpoint: &str) -> Result<(), Stri
     }
     let note: Note = checkpoint.parse().map_err(|e| format!("{e}"))?;
     let key: VerifierKey = log.verifier_key.parse().map_err(|e| format!("{e}"))?;
-    let signed = note.verify_log(&key).map_err(|e| e.to_string())?;
+    let keys = KeyHistory::told(key, &log.key_changes).map_err(|e| e.to_string())?;
+    let signed = keys.verify(&note).map_err(|e| e.to_string())?;
     if (signed.size, signed.root) == (tree.size(), tree.root()) {
         return Ok(());
     }

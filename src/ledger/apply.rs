@@ -13,12 +13,13 @@ use super::{
     head::{EntryRef, Head},
     keys,
     merkle::{Hash, Tile, TileSource, Tree, leaf_hash},
+    note::VerifierKey,
     rules::{Revision, Rules},
     staged::{Staged, StateRead},
 };
 use crate::{
     proto::ledger::v1 as pb,
-    storage::{Batch, Frame, FrameKind, LogStore, StateStore, StorageError},
+    storage::{Batch, Frame, FrameKind, KeyRange, LogStore, StateStore, StorageError},
     types::{LogIndex, LogNo},
 };
 
@@ -170,6 +171,13 @@ pub fn apply(
             );
         }
         FrameKind::Cosignature => apply_cosignature(frame, staged)?,
+        FrameKind::KeyChange => apply_key_change(frame, staged)?,
+        FrameKind::Authorisation => {
+            let said = pb::KeyAuthorisation::decode(frame.payload.clone()).unwrap_or_default();
+            if let Ok(key) = said.verifier_key.parse::<VerifierKey>() {
+                staged.put(keys::authorisation(key.name()), frame.payload.clone());
+            }
+        }
         FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.clone()),
         FrameKind::Entry => {
             let at = EntryRef {
@@ -235,6 +243,24 @@ fn apply_cosignature(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), Stora
     if held.is_none_or(|held| held.size <= new.size) {
         staged.put(key, frame.payload.clone());
     }
+    Ok(())
+}
+
+/// Key changes stand in the order in which they were believed.
+fn apply_key_change(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), StorageError> {
+    let Ok(believed) = pb::KeyChange::decode(frame.payload.clone()) else {
+        return Ok(());
+    };
+    let mut key = match believed.node.as_str() {
+        "" => keys::key_changes(frame.log),
+        node => keys::cosigner_changes(node),
+    };
+    let before: Vec<_> = staged
+        .scan(KeyRange::prefix(&key))
+        .collect::<Result<_, _>>()?;
+    let number = u32::try_from(before.len()).unwrap_or(u32::MAX);
+    key.extend_from_slice(&number.to_be_bytes());
+    staged.put(key, frame.payload.clone());
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The auditor: reads a journal from its first frame to its last, trusts nothing, names what is wrong.
 
+mod keys;
+
 use std::collections::BTreeMap;
 
 use prost::Message as _;
@@ -8,7 +10,8 @@ use super::{
     apply::{StateTiles, Trees},
     entry::StoredEntry,
     head::EntryRef,
-    keys,
+    key_history::{Authorisation, KeyHistory},
+    keys as state_keys,
     merkle::{Hash, Tree},
     note::{Note, VerifierKey},
     open::{applied, check_format, replay},
@@ -34,8 +37,8 @@ pub struct Defect(pub String);
 pub struct AuditedLog {
     /// Its origin.
     pub origin: String,
-    /// Its key.
-    pub key: VerifierKey,
+    /// Its keys.
+    pub keys: KeyHistory,
     /// Entries.
     pub size: u64,
     /// The root over them.
@@ -59,9 +62,12 @@ pub struct Report {
     pub signatures: u64,
     /// Cosignatures checked.
     pub cosignatures: u64,
+    /// Key changes checked.
+    pub key_changes: u64,
     /// Keys of the derived state compared.
     pub keys_compared: u64,
     last_times: BTreeMap<LogNo, LedgerTime>,
+    authorisations: BTreeMap<String, Authorisation>,
 }
 
 impl Report {
@@ -149,6 +155,16 @@ fn check_frame(frame: &Frame, trees: &mut Trees, state: &dyn StateStore, report:
                 report.defect(format!("cosignature of log {}: {what}", frame.log.0));
             }
         }
+        FrameKind::KeyChange => {
+            if let Err(what) = keys::check_change(frame, trees, state, report) {
+                report.defect(format!("key change of log {}: {what}", frame.log.0));
+            }
+        }
+        FrameKind::Authorisation => {
+            if let Err(what) = keys::check_authorisation(frame, report) {
+                report.defect(format!("authorisation at log {}: {what}", frame.log.0));
+            }
+        }
         // Of the own log it is the parent's proof that this node had to recover entries.
         FrameKind::Evidence if frame.log == LogNo::OWN => {}
         FrameKind::Evidence => {
@@ -169,7 +185,7 @@ fn check_log(frame: &Frame, trees: &mut Trees, report: &mut Report) {
         Ok(key) if key.name() == log.origin => {
             let audited = AuditedLog {
                 origin: log.origin,
-                key,
+                keys: KeyHistory::new(key),
                 size: 0,
                 root: super::merkle::empty_root(),
                 signed_size: 0,
@@ -197,6 +213,7 @@ fn check_entry(frame: &Frame, trees: &mut Trees, report: &mut Report) {
     }
     tree.push(super::merkle::leaf_hash(&frame.payload), |_| ());
     report.entries += 1;
+    keys::check_root(log, tree, report);
     match StoredEntry::parse(EntryRef { log, index }, frame.payload.clone()) {
         Ok(entry) => {
             let last = report.last_times.insert(log, entry.time);
@@ -218,7 +235,7 @@ fn check_checkpoint(frame: &Frame, trees: &Trees, report: &mut Report) -> Result
         .logs
         .get_mut(&frame.log)
         .ok_or("the log is not registered")?;
-    let signed = note.verify_log(&log.key).map_err(|e| e.to_string())?;
+    let signed = log.keys.verify(&note).map_err(|e| e.to_string())?;
     let tree = trees.get(&frame.log).ok_or("the log has no entries")?;
     if (signed.size, signed.root) != (tree.size(), tree.root()) {
         return Err("the entries do not hash to its root".to_owned());
@@ -240,7 +257,8 @@ fn check_cosignature(
         .logs
         .get(&frame.log)
         .ok_or("the log is not registered")?;
-    let signed = note.verify_log(&log.key).map_err(|e| e.to_string())?;
+    log.keys.signer(&note).map_err(|e| e.to_string())?;
+    let signed = note.checkpoint();
     let key: VerifierKey = cosignature
         .verifier_key
         .parse()
@@ -280,10 +298,14 @@ fn compare(
         start: Vec::new(),
         end: None,
     };
+    // A node that was killed before its state was first written has an empty one, which the next start derives.
+    if state.scan(all(), false).next().is_none() {
+        return Ok(());
+    }
     // Both reflect the same frames; they may say so by another position.
     let told = |pair: &Result<KeyValue, StorageError>| {
         pair.as_ref()
-            .map_or(true, |(key, _)| key.as_ref() != keys::APPLIED)
+            .map_or(true, |(key, _)| key.as_ref() != state_keys::APPLIED)
     };
     let mut held = state.scan(all(), false).filter(told);
     let mut due = scratch.scan(all(), false).filter(told);
@@ -329,7 +351,7 @@ fn compare(
 }
 
 fn readable(key: &[u8]) -> String {
-    keys::name_of_head(key).map_or_else(
+    state_keys::name_of_head(key).map_or_else(
         || key.escape_ascii().to_string(),
         |name| format!("of the head of {name}"),
     )

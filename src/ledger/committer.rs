@@ -24,10 +24,12 @@ use super::{
     decide::{check_preconditions, is_so_already, new_entry, outcome_of, refuse_intake},
     entry::StoredEntry,
     head::{EntryRef, Head, content_hash},
+    key_history::KeyHistory,
     keys,
     merkle::{Hash, Tree, leaf_hash},
-    note::{Checkpoint, NodeKey, Note, VerifierKey},
+    note::{Checkpoint, NodeKey, Note},
     open::apply_up_to,
+    rotation::KeyCommand,
     rules::{Change, Intent, JudgeError, Proposal, Rules},
     staged::{Staged, StateRead},
 };
@@ -83,7 +85,7 @@ pub(super) enum Command {
         Vec<Parsed>,
         oneshot::Sender<Result<Mirrored, SubmitError>>,
     ),
-    Register(VerifierKey, oneshot::Sender<Result<LogNo, SubmitError>>),
+    Register(KeyHistory, oneshot::Sender<Result<LogNo, SubmitError>>),
     Cosignature(
         LogNo,
         pb::Cosignature,
@@ -95,6 +97,7 @@ pub(super) enum Command {
         String,
         oneshot::Sender<Result<(), SubmitError>>,
     ),
+    Key(KeyCommand),
     Stop(oneshot::Sender<()>),
 }
 
@@ -114,25 +117,25 @@ pub(super) struct Committer {
 }
 
 /// One group in the making.
-struct Group<'a> {
+pub(super) struct Group<'a> {
     frames: Vec<Frame>,
     entries: Entries<'a>,
-    staged: Staged<'a>,
-    touched: BTreeMap<LogNo, Touch>,
-    answers: Vec<Answer>,
+    pub staged: Staged<'a>,
+    pub touched: BTreeMap<LogNo, Touch>,
+    pub answers: Vec<Answer>,
     proposals: usize,
     bytes: usize,
 }
 
 /// What the group changed of a log's view, beside its tree.
 #[derive(Default)]
-struct Touch {
-    registered: Option<VerifierKey>,
+pub(super) struct Touch {
+    pub keys: Option<Arc<KeyHistory>>,
     note: Option<String>,
     quarantined: Option<String>,
 }
 
-enum Answer {
+pub(super) enum Answer {
     Submit(
         oneshot::Sender<Result<Submitted, SubmitError>>,
         Vec<Result<Accepted, Refusal>>,
@@ -140,6 +143,7 @@ enum Answer {
     Mirror(oneshot::Sender<Result<Mirrored, SubmitError>>, Mirrored),
     Register(oneshot::Sender<Result<LogNo, SubmitError>>, LogNo),
     Done(oneshot::Sender<Result<(), SubmitError>>),
+    Later(Box<dyn FnOnce() + Send>),
 }
 
 impl Committer {
@@ -265,8 +269,8 @@ impl Committer {
                 let mirrored = self.mirror(&batch, &parsed, group)?;
                 group.answers.push(Answer::Mirror(reply, mirrored));
             }
-            Command::Register(key, reply) => {
-                let log = self.register(key, group)?;
+            Command::Register(keys, reply) => {
+                let log = self.register(&keys, group)?;
                 group.answers.push(Answer::Register(reply, log));
             }
             Command::Cosignature(log, cosignature, reply) => {
@@ -278,6 +282,7 @@ impl Committer {
                 self.contradicted(log, &offered, &reason, group)?;
                 group.answers.push(Answer::Done(reply));
             }
+            Command::Key(command) => self.key_command(command, group)?,
             Command::Stop(_) => {}
         }
         Ok(())
@@ -397,7 +402,7 @@ impl Committer {
     }
 
     /// Adds a frame that is no entry to the group and applies it to the state as it will be.
-    fn add(
+    pub(super) fn add(
         &mut self,
         kind: FrameKind,
         log: LogNo,
@@ -455,16 +460,20 @@ impl Committer {
         Ok(())
     }
 
-    fn register(&mut self, key: VerifierKey, group: &mut Group<'_>) -> Result<LogNo, StorageError> {
-        if let Some(known) = group.staged.get(&keys::origin(key.name()))?
+    fn register(
+        &mut self,
+        told: &KeyHistory,
+        group: &mut Group<'_>,
+    ) -> Result<LogNo, StorageError> {
+        if let Some(known) = group.staged.get(&keys::origin(told.origin()))?
             && let Ok(number) = known.as_ref().try_into()
         {
             return Ok(LogNo(u32::from_be_bytes(number)));
         }
         let next = self.trees.keys().next_back().map_or(0, |last| last.0 + 1);
         let log = pb::Log {
-            origin: key.name().to_owned(),
-            verifier_key: key.to_string(),
+            origin: told.origin().to_owned(),
+            verifier_key: told.first().to_string(),
             own: next == 0,
             ..pb::Log::default()
         };
@@ -474,7 +483,9 @@ impl Committer {
             log.encode_to_vec().into(),
             group,
         )?;
-        group.touched.entry(LogNo(next)).or_default().registered = Some(key);
+        let first = KeyHistory::new(told.first().clone());
+        group.touched.entry(LogNo(next)).or_default().keys = Some(Arc::new(first));
+        self.believe_told(LogNo(next), told, group)?;
         Ok(LogNo(next))
     }
 
@@ -485,21 +496,21 @@ impl Committer {
         touched: BTreeMap<LogNo, Touch>,
     ) -> Result<(), StorageError> {
         let mut next = Published::clone(&self.published.borrow());
-        next.end = end;
+        (next.end, next.key) = (end, self.key.clone());
         for (log, touch) in touched {
             let Some(tree) = self.trees.get(&log).cloned() else {
                 continue;
             };
             let held = next.logs.get(&log).cloned();
-            let Some(key) = touch
-                .registered
-                .or_else(|| held.as_ref().map(|view| view.key.clone()))
+            let Some(keys) = touch
+                .keys
+                .or_else(|| held.as_ref().map(|view| view.keys.clone()))
             else {
                 continue;
             };
             let note = if log == LogNo::OWN {
                 self.key.sign(&Checkpoint {
-                    origin: key.name().to_owned(),
+                    origin: keys.origin().to_owned(),
                     size: tree.size(),
                     root: tree.root(),
                 })
@@ -514,7 +525,8 @@ impl Committer {
                 log,
                 Arc::new(LogView {
                     log,
-                    key,
+                    keys,
+                    signer: (log == LogNo::OWN).then(|| self.key.clone()),
                     tree,
                     note,
                     quarantined,
@@ -585,6 +597,7 @@ fn respond(answer: Answer, published: &Published) {
         Answer::Done(reply) => {
             let _ = reply.send(Ok(()));
         }
+        Answer::Later(answer) => answer(),
     }
 }
 

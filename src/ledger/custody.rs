@@ -1,14 +1,18 @@
 //! A custody file: an entry, and who has signed that it is in the log. It is checked offline, with public keys that
 //! its reader trusts already; the keys in it only say which ones those would have to be.
 
+mod chain;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 
+use self::chain::Chain;
 use super::{
     entry::{StoredEntry, ledger_time},
     head::EntryRef,
+    key_history::KeyHistory,
     merkle::{Hash, verify_inclusion},
-    note::{KeyUse, Note, VerifierKey},
+    note::{KeyUse, Note, NoteError, VerifierKey},
 };
 use crate::{
     proto::{ledger::v1 as pb, r#type::v1::Digest},
@@ -32,6 +36,9 @@ pub struct Custody {
     entry: String,
     /// The origin's first; then those who cosigned, earliest first.
     statements: Vec<Statement>,
+    /// How the keys under the statements followed one another, where one of them was replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    key_changes: Vec<String>,
 }
 
 /// What one node has signed.
@@ -116,12 +123,15 @@ impl Custody {
         }
         let index = u64::try_from(logged.index).map_err(|_| missing())?;
         let entry = parse(index, &logged.entry_bytes)?;
-        let key = read_key(&log.verifier_key)?;
+        let keys = KeyHistory::told(read_key(&log.verifier_key)?, &log.key_changes);
+        let keys = keys.map_err(|e| CustodyError::Malformed(format!("{e}")))?;
+        let (note, key) = signed_by(&answer.checkpoint, &keys, None)?;
+        let mut key_changes = log.key_changes.clone();
         let mut statements = vec![Statement {
             node: node_of_origin(&log.origin).to_owned(),
             time: None,
-            key: log.verifier_key.clone(),
-            note: bearing(&answer.checkpoint, &[&key])?,
+            key: key.to_string(),
+            note,
             inclusion: path(&proof.hashes),
         }];
         for cosignature in &answer.cosignatures {
@@ -131,9 +141,15 @@ impl Custody {
                 node: cosignature.node.clone(),
                 time: Some(time.to_string()),
                 key: cosignature.verifier_key.clone(),
-                note: bearing(&cosignature.note, &[&key, &cosigner])?,
+                note: signed_by(&cosignature.note, &keys, Some(&cosigner))?.0,
                 inclusion: path(&cosignature.inclusion),
             });
+            let changes = cosignature.key_changes.iter();
+            key_changes.extend(
+                changes
+                    .filter(|note| !log.key_changes.contains(note))
+                    .cloned(),
+            );
         }
         Ok(Self {
             hefu_custody: FORMAT,
@@ -145,6 +161,7 @@ impl Custody {
             index,
             entry: BASE64.encode(&logged.entry_bytes),
             statements,
+            key_changes,
         })
     }
 
@@ -194,13 +211,20 @@ impl Custody {
         if origin.purpose() != KeyUse::Log || origin.name() != self.origin {
             return Err(CustodyError::Differs("origin"));
         }
-        let leaf = entry.leaf_hash();
+        let chain = Chain::read(&self.key_changes)
+            .map_err(|e| CustodyError::Malformed(format!("a key change: {e}")))?;
+        let scene = Scene {
+            leaf: entry.leaf_hash(),
+            origin,
+            chain,
+            trusted,
+        };
         let rung = |(at, statement): (usize, &Statement)| {
             let cosigner = match at {
                 0 => None,
                 _ => Some(read_key(&statement.key)?),
             };
-            let rung = self.rung(statement, &leaf, &origin, cosigner, trusted);
+            let rung = self.rung(statement, cosigner, &scene);
             rung.map_err(|why| CustodyError::Statement {
                 node: statement.node.clone(),
                 why,
@@ -235,13 +259,15 @@ impl Custody {
     fn rung(
         &self,
         statement: &Statement,
-        leaf: &Hash,
-        origin: &VerifierKey,
         cosigner: Option<VerifierKey>,
-        trusted: &[VerifierKey],
+        scene: &Scene<'_>,
     ) -> Result<Rung, String> {
         let note: Note = statement.note.parse().map_err(|e| format!("{e}"))?;
-        let keys: Vec<_> = [Some(origin), cosigner.as_ref()]
+        let origin = match &cosigner {
+            None => scene.origin.clone(),
+            Some(_) => scene.chain.signer(&note, &scene.origin),
+        };
+        let keys: Vec<_> = [Some(&origin), cosigner.as_ref()]
             .into_iter()
             .flatten()
             .collect();
@@ -249,11 +275,13 @@ impl Custody {
         if note.bearing(&keys).to_string() != statement.note {
             return Err("its note bears other lines than the signatures it rests on".to_owned());
         }
-        let signed = note.verify_log(origin).map_err(|e| e.to_string())?;
+        let signed = note.verify_log(&origin).map_err(|e| e.to_string())?;
+        scene.chain.believes_size(&origin, signed.size)?;
         let (node, time) = match &cosigner {
             None => (node_of_origin(&self.origin), None),
             Some(key) => {
                 let time = note.verify_cosignature(key).map_err(|e| e.to_string())?;
+                scene.chain.believes_time(key, time)?;
                 (self.node_of_cosigner(key), Some(time))
             }
         };
@@ -263,16 +291,16 @@ impl Custody {
         let decode = |hash: &String| BASE64.decode(hash).ok()?.try_into().ok();
         let path: Option<Vec<Hash>> = statement.inclusion.iter().map(decode).collect();
         let path = path.ok_or("its path is no list of hashes")?;
-        if !verify_inclusion(leaf, self.index, signed.size, &path, &signed.root) {
+        if !verify_inclusion(&scene.leaf, self.index, signed.size, &path, &signed.root) {
             return Err("the entry is not in the tree that it signed".to_owned());
         }
         let (node, size) = (node.to_owned(), signed.size);
-        let key = cosigner.unwrap_or_else(|| origin.clone());
+        let key = cosigner.unwrap_or(origin);
         Ok(Rung {
             node,
             size,
             time,
-            trusted: trusts(trusted, &key)?,
+            trusted: scene.chain.trusts(scene.trusted, &key)?,
             key,
         })
     }
@@ -286,16 +314,13 @@ impl Custody {
     }
 }
 
-/// Whether a key is trusted. Another one under a name that is trusted is no matter of opinion.
-fn trusts(trusted: &[VerifierKey], key: &VerifierKey) -> Result<bool, String> {
-    if trusted.contains(key) {
-        return Ok(true);
-    }
-    let mut others = trusted.iter();
-    if others.any(|other| other.name() == key.name() && other.purpose() == key.purpose()) {
-        return Err("it is signed with another key than the one that is trusted".to_owned());
-    }
-    Ok(false)
+/// What every statement is checked against.
+struct Scene<'a> {
+    leaf: Hash,
+    /// The key of the origin's own statement.
+    origin: VerifierKey,
+    chain: Chain,
+    trusted: &'a [VerifierKey],
 }
 
 fn parse(index: u64, bytes: &[u8]) -> Result<StoredEntry, CustodyError> {
@@ -312,10 +337,17 @@ fn read_key(text: &str) -> Result<VerifierKey, CustodyError> {
         .map_err(|e| CustodyError::Malformed(format!("{e}")))
 }
 
-fn bearing(note: &str, keys: &[&VerifierKey]) -> Result<String, CustodyError> {
-    let note: Result<Note, _> = note.parse();
-    let note = note.map_err(|e| CustodyError::Malformed(format!("{e}")))?;
-    Ok(note.bearing(keys).to_string())
+/// A note with the lines of the origin's key and of the cosigner, and the key of the origin that it bears.
+fn signed_by(
+    note: &str,
+    keys: &KeyHistory,
+    cosigner: Option<&VerifierKey>,
+) -> Result<(String, VerifierKey), CustodyError> {
+    let malformed = |e: NoteError| CustodyError::Malformed(format!("{e}"));
+    let note: Note = note.parse().map_err(malformed)?;
+    let key = keys.signer(&note).map_err(malformed)?.key;
+    let bears: Vec<_> = [Some(key), cosigner].into_iter().flatten().collect();
+    Ok((note.bearing(&bears).to_string(), key.clone()))
 }
 
 fn path(hashes: &[Digest]) -> Vec<String> {

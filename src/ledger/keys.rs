@@ -12,6 +12,9 @@
 //! | `c` log u32, size u64 | checkpoint received at that size, a note |
 //! | `g` log u32, node | `hefu.ledger.v1.Cosignature`: another node's newest one |
 //! | `r` log u32, node 0 size u64 | `hefu.ledger.v1.Cosignature`: that node's first one of that size |
+//! | `y` log u32, number u32 | `hefu.ledger.v1.KeyChange`: the log's key changes, in order |
+//! | `w` node 0 number u32 | `hefu.ledger.v1.KeyChange`: those of a node above, in order |
+//! | `j` origin | `hefu.ledger.v1.KeyAuthorisation`: the newest one |
 //! | `e` log u32 | `hefu.ledger.v1.Evidence`: why the log is quarantined |
 //! | `t` log u32, level u8, number u64 | a full tile: 64 hashes |
 //! | `h` register 0 agency 0 item | [`super::head::Head`] of a record |
@@ -23,7 +26,7 @@
 use crate::types::{AgencyId, LogNo, RecordName, RegisterId, RequestId};
 
 /// The version of the layout. A state of another version is rebuilt.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 /// See the table.
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.
@@ -112,6 +115,24 @@ pub fn receipt(log: LogNo, node: &str, size: u64) -> Vec<u8> {
     let mut key = receipts(log, node);
     key.extend_from_slice(&size.to_be_bytes());
     key
+}
+
+/// Prefix of a log's key changes.
+#[must_use]
+pub fn key_changes(log: LogNo) -> Vec<u8> {
+    of_log(b'y', log)
+}
+
+/// Prefix of the key changes of a node above.
+#[must_use]
+pub fn cosigner_changes(node: &str) -> Vec<u8> {
+    [b"w", node.as_bytes(), &[0]].concat()
+}
+
+/// See the table.
+#[must_use]
+pub fn authorisation(origin: &str) -> Vec<u8> {
+    [b"j", origin.as_bytes()].concat()
 }
 
 /// See the table.

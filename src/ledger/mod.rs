@@ -9,11 +9,15 @@ pub mod custody;
 mod decide;
 pub mod entry;
 pub mod head;
+pub mod key_change;
+pub mod key_history;
 pub mod keys;
 pub mod merkle;
 pub mod note;
 mod open;
+mod rotation;
 pub mod rules;
+pub mod seeds;
 pub mod staged;
 
 use std::{
@@ -35,10 +39,13 @@ use apply::{Entries, Parsed, StateTiles};
 use committer::{Command, Ready};
 use entry::StoredEntry;
 use head::{EntryRef, Head};
+use key_history::KeyHistory;
 use merkle::{Hash, ProofError, Tree};
 use note::{NodeKey, Note, VerifierKey};
-pub use open::{OpenError, Options};
+pub use open::{Lost, OpenError, Options};
+pub use rotation::Taken;
 use rules::{Proposal, Rules};
+use seeds::SeedStore;
 
 use crate::{
     proto::ledger::v1 as pb,
@@ -67,8 +74,10 @@ pub enum Intake {
 pub struct LogView {
     /// Its number here.
     pub log: LogNo,
-    /// Its key; the key's name is the origin.
-    pub key: VerifierKey,
+    /// Its keys.
+    pub keys: Arc<KeyHistory>,
+    /// The key in force, where the log is the node's own.
+    pub signer: Option<Arc<NodeKey>>,
     /// Its tree.
     pub tree: Tree,
     /// Its newest signed checkpoint: of this very size. Empty for a log from below that has none yet.
@@ -81,7 +90,14 @@ impl LogView {
     /// The log's origin.
     #[must_use]
     pub fn origin(&self) -> &str {
-        self.key.name()
+        self.keys.origin()
+    }
+
+    /// Whether a checkpoint of the log that was verified when it came is still believed: a key may have been replaced
+    /// from an earlier size on.
+    #[must_use]
+    pub fn believes(&self, note: &Note) -> bool {
+        self.keys.changes().is_empty() || self.keys.verify(note).is_ok()
     }
 
     /// The node that is the log's origin: the middle part of it.
@@ -96,6 +112,8 @@ impl LogView {
 pub struct Published {
     /// The end of the journal.
     pub end: Position,
+    /// The node's signing key.
+    pub key: Arc<NodeKey>,
     /// Every log.
     pub logs: BTreeMap<LogNo, Arc<LogView>>,
 }
@@ -224,7 +242,11 @@ pub enum Mirrored {
         size: u64,
         /// The cosigned note.
         note: String,
+        /// The key that it is cosigned with.
+        key: Box<VerifierKey>,
     },
+    /// Its checkpoint is signed with a key that is not believed for it.
+    Unbelieved(String),
     /// It does not start where the log ends: here.
     Elsewhere(u64),
     /// The log is quarantined, perhaps for this batch.
@@ -255,8 +277,9 @@ pub struct Ledger {
     state: Arc<dyn StateStore>,
     published: watch::Receiver<Arc<Published>>,
     intake: Arc<watch::Sender<Intake>>,
-    key: Arc<NodeKey>,
     rules: Arc<dyn Rules>,
+    seeds: Arc<dyn SeedStore>,
+    rotating: Arc<tokio::sync::Mutex<()>>,
     damage: Arc<Mutex<BTreeSet<String>>>,
     /// Whether everything happens in the runtime's one thread.
     in_turn: bool,
@@ -308,12 +331,12 @@ impl Ledger {
             .await
     }
 
-    /// The number of the log of this key, registered now if it is new.
+    /// The number of the log of these keys, registered now if it is new.
     ///
     /// # Errors
     /// [`SubmitError::Stopped`].
-    pub async fn register(&self, key: VerifierKey) -> Result<LogNo, SubmitError> {
-        self.ask(|reply| Command::Register(key, reply)).await
+    pub async fn register(&self, keys: KeyHistory) -> Result<LogNo, SubmitError> {
+        self.ask(|reply| Command::Register(keys, reply)).await
     }
 
     /// Keeps another node's cosignature, which was verified.
@@ -426,10 +449,10 @@ impl Ledger {
         self.published.clone()
     }
 
-    /// The node's signing key.
+    /// The node's signing key of this moment.
     #[must_use]
-    pub fn key(&self) -> &NodeKey {
-        &self.key
+    pub fn key(&self) -> Arc<NodeKey> {
+        self.published.borrow().key.clone()
     }
 
     /// The derived state, to read.
@@ -541,21 +564,34 @@ impl Ledger {
         StateTiles { state, log }
     }
 
-    /// The checkpoint that was received for a log at the first size not below `size`: where a relayed batch
-    /// may end.
+    /// The checkpoint that was received for a log at the first size not below `size`, of those whose key is still
+    /// believed for it: where a relayed batch may end.
     ///
     /// # Errors
     /// As [`StateStore::get`].
-    pub fn checkpoint_from(&self, log: LogNo, size: u64) -> Result<Option<Note>, StorageError> {
-        let prefix = keys::checkpoint(log, size);
-        let end = KeyRange::prefix(&keys::checkpoints(log)).end;
-        let found = self
-            .state
-            .scan(KeyRange { start: prefix, end }, false)
-            .next();
-        Ok(found
-            .transpose()?
-            .and_then(|(_, note)| committer::parse_note(&note)))
+    pub fn checkpoint_from(&self, view: &LogView, size: u64) -> Result<Option<Note>, StorageError> {
+        let start = keys::checkpoint(view.log, size);
+        let end = KeyRange::prefix(&keys::checkpoints(view.log)).end;
+        self.believed_checkpoint(view, KeyRange { start, end }, false)
+    }
+
+    /// The first checkpoint of a range of the state whose key is still believed for it.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn believed_checkpoint(
+        &self,
+        view: &LogView,
+        range: KeyRange,
+        reverse: bool,
+    ) -> Result<Option<Note>, StorageError> {
+        for pair in self.state.scan(range, reverse) {
+            let note = committer::parse_note(&pair?.1);
+            if let Some(note) = note.filter(|note| view.believes(note)) {
+                return Ok(Some(note));
+            }
+        }
+        Ok(None)
     }
 
     /// Other nodes' newest cosignatures of a log.
@@ -571,22 +607,26 @@ impl Ledger {
             .collect()
     }
 
-    /// For every other node that has cosigned an entry of a log: its first cosignature that covers it.
+    /// For every other node that has cosigned an entry of a log: its first cosignature that covers it, of those on
+    /// checkpoints whose key is still believed.
     ///
     /// # Errors
     /// As [`StateStore::get`].
     pub fn receipts(
         &self,
-        log: LogNo,
+        view: &LogView,
         index: LogIndex,
     ) -> Result<Vec<pb::Cosignature>, StorageError> {
-        let mut first = Vec::new();
+        let (log, mut first) = (view.log, Vec::new());
         for newest in self.cosignatures(log)? {
             let start = keys::receipt(log, &newest.node, index.0.saturating_add(1));
             let end = KeyRange::prefix(&keys::receipts(log, &newest.node)).end;
-            let found = self.state.scan(KeyRange { start, end }, false).next();
-            if let Some((_, bytes)) = found.transpose()? {
-                first.push(pb::Cosignature::decode(bytes).unwrap_or_default());
+            for pair in self.state.scan(KeyRange { start, end }, false) {
+                let receipt = pb::Cosignature::decode(pair?.1).unwrap_or_default();
+                if receipt.note.parse().is_ok_and(|note| view.believes(&note)) {
+                    first.push(receipt);
+                    break;
+                }
             }
         }
         Ok(first)

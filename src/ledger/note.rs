@@ -38,6 +38,14 @@ pub enum NoteError {
     /// A signature by that key, and it is wrong.
     #[error("the signature of {0} is wrong")]
     BadSignature(String),
+    /// Signed by a key that was replaced, and of more than it is believed for.
+    #[error("it is signed with key {key}, which is believed up to size {until} only")]
+    Replaced {
+        /// The id of the key.
+        key: String,
+        /// The size up to which it is believed.
+        until: u64,
+    },
 }
 
 /// What a log says of itself: size and root.
@@ -114,11 +122,26 @@ impl VerifierKey {
         self.purpose
     }
 
-    /// The key under which the origin of this log cosigns: the same key pair, under the node's name.
+    /// Its id, as eight hexadecimal digits.
     #[must_use]
-    pub fn cosigner_of_origin(&self) -> Self {
-        let node = self.name.rsplit_once('/').map_or("", |(node, _)| node);
-        Self::new(node, KeyUse::Cosigner, self.key)
+    pub fn id(&self) -> String {
+        format!("{:08x}", u32::from_be_bytes(self.id))
+    }
+
+    /// Whether both are the same public key, whatever its name and use.
+    #[must_use]
+    pub fn is_key_of(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
+    /// The key under which the origin of a log key cosigns: the same public key, named after its node.
+    #[must_use]
+    pub fn as_cosigner(&self) -> Self {
+        let name = match self.name.rsplit_once('/') {
+            Some((node, _)) if self.purpose == KeyUse::Log => node,
+            _ => &self.name,
+        };
+        Self::new(name, KeyUse::Cosigner, self.key)
     }
 }
 
@@ -126,8 +149,7 @@ impl fmt::Display for VerifierKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = vec![self.purpose.algorithm()];
         bytes.extend_from_slice(self.key.as_bytes());
-        let id = u32::from_be_bytes(self.id);
-        write!(f, "{}+{id:08x}+{}", self.name, BASE64.encode(bytes))
+        write!(f, "{}+{}+{}", self.name, self.id(), BASE64.encode(bytes))
     }
 }
 
@@ -162,7 +184,7 @@ impl FromStr for VerifierKey {
             return Err(NoteError::BadKey("it is a weak key"));
         }
         let parsed = Self::new(name, purpose, key);
-        if format!("{:08x}", u32::from_be_bytes(parsed.id)) == id {
+        if parsed.id() == id {
             Ok(parsed)
         } else {
             Err(NoteError::BadKey("its id does not match"))
@@ -211,8 +233,12 @@ impl NodeKey {
     #[must_use]
     pub fn sign(&self, checkpoint: &Checkpoint) -> String {
         let text = checkpoint.text();
-        let signature = self.key.sign(text.as_bytes()).to_bytes();
-        format!("{text}\n{}", signature_line(&self.log, &signature))
+        format!("{text}\n{}", self.line(&text))
+    }
+
+    /// The signature line of the log's key under a text. Every kind of text begins as no other does.
+    pub(crate) fn line(&self, text: &str) -> String {
+        signature_line(&self.log, &self.key.sign(text.as_bytes()).to_bytes())
     }
 
     /// The cosignature line for a checkpoint that was verified and stored, at a time.
@@ -226,12 +252,11 @@ impl NodeKey {
     }
 }
 
-/// A parsed note; nothing in it is verified yet.
+/// A text with signature lines under it; nothing is verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
+pub(super) struct Signed {
     text: String,
     signatures: Vec<SignatureLine>,
-    checkpoint: Checkpoint,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,76 +266,10 @@ struct SignatureLine {
     bytes: Vec<u8>,
 }
 
-impl Note {
-    /// What it says. Trust it only after [`Note::verify_log`].
-    #[must_use]
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
-    /// Whether the log's key signed it.
-    ///
-    /// # Errors
-    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
-    pub fn verify_log(&self, key: &VerifierKey) -> Result<&Checkpoint, NoteError> {
-        if key.purpose != KeyUse::Log || key.name != self.checkpoint.origin {
-            return Err(NoteError::Unsigned(key.name.clone()));
-        }
-        let bytes = self.signature(key)?;
-        verify(key, self.text.as_bytes(), bytes)?;
-        Ok(&self.checkpoint)
-    }
-
-    /// Whether a cosigner's key cosigned it, and when.
-    ///
-    /// # Errors
-    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
-    pub fn verify_cosignature(&self, key: &VerifierKey) -> Result<LedgerTime, NoteError> {
-        if key.purpose != KeyUse::Cosigner {
-            return Err(NoteError::Unsigned(key.name.clone()));
-        }
-        let bad = || NoteError::BadSignature(key.name.clone());
-        let (time, signature) = self
-            .signature(key)?
-            .split_first_chunk::<8>()
-            .ok_or_else(bad)?;
-        let seconds = u64::from_be_bytes(*time);
-        let time = i64::try_from(seconds).ok().and_then(from_seconds);
-        verify(
-            key,
-            cosigned_message(&self.text, seconds).as_bytes(),
-            signature,
-        )?;
-        time.ok_or_else(bad)
-    }
-
-    /// The same note with the signature lines of these keys alone, in their order.
-    #[must_use]
-    pub fn bearing(&self, keys: &[&VerifierKey]) -> Self {
-        let line = |key: &&VerifierKey| {
-            let of_key = |line: &&SignatureLine| line.name == key.name && line.id == key.id;
-            self.signatures.iter().find(of_key).cloned()
-        };
-        Self {
-            text: self.text.clone(),
-            signatures: keys.iter().filter_map(line).collect(),
-            checkpoint: self.checkpoint.clone(),
-        }
-    }
-
-    fn signature(&self, key: &VerifierKey) -> Result<&[u8], NoteError> {
-        let mut lines = self.signatures.iter();
-        let line = lines.find(|line| line.name == key.name && line.id == key.id);
-        line.map(|line| line.bytes.as_slice())
-            .ok_or_else(|| NoteError::Unsigned(key.name.clone()))
-    }
-}
-
-impl FromStr for Note {
-    type Err = NoteError;
-
-    fn from_str(note: &str) -> Result<Self, NoteError> {
-        if note.len() > MAX_NOTE_BYTES {
+impl Signed {
+    /// Reads a note of at most so many bytes.
+    pub fn parse(note: &str, most: usize) -> Result<Self, NoteError> {
+        if note.len() > most {
             return Err(NoteError::Malformed("it is too long"));
         }
         let (text, lines) = note
@@ -324,16 +283,45 @@ impl FromStr for Note {
         if signatures.is_empty() || signatures.len() > MAX_SIGNATURES {
             return Err(NoteError::Malformed("it has no signature, or too many"));
         }
-        let checkpoint = parse_checkpoint(&text)?;
-        Ok(Self {
-            text,
-            signatures,
-            checkpoint,
-        })
+        Ok(Self { text, signatures })
+    }
+
+    /// What is signed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether there is a line of this key, right or wrong.
+    pub fn bears(&self, key: &VerifierKey) -> bool {
+        self.signature(key).is_ok()
+    }
+
+    /// Whether a log's key signed it.
+    pub fn verify(&self, key: &VerifierKey) -> Result<(), NoteError> {
+        verify(key, self.text.as_bytes(), self.signature(key)?)
+    }
+
+    /// The same with the signature lines of these keys alone, in their order.
+    pub fn bearing(&self, keys: &[&VerifierKey]) -> Self {
+        let line = |key: &&VerifierKey| {
+            let of_key = |line: &&SignatureLine| line.name == key.name && line.id == key.id;
+            self.signatures.iter().find(of_key).cloned()
+        };
+        Self {
+            text: self.text.clone(),
+            signatures: keys.iter().filter_map(line).collect(),
+        }
+    }
+
+    fn signature(&self, key: &VerifierKey) -> Result<&[u8], NoteError> {
+        let mut lines = self.signatures.iter();
+        let line = lines.find(|line| line.name == key.name && line.id == key.id);
+        line.map(|line| line.bytes.as_slice())
+            .ok_or_else(|| NoteError::Unsigned(key.name.clone()))
     }
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for Signed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;
         for line in &self.signatures {
@@ -345,6 +333,87 @@ impl fmt::Display for Note {
     }
 }
 
+/// A parsed checkpoint with its signatures; nothing in it is verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    signed: Signed,
+    checkpoint: Checkpoint,
+}
+
+impl Note {
+    /// What it says. Trust it only after [`Note::verify_log`].
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Whether there is a line of this key, right or wrong.
+    pub(super) fn bears(&self, key: &VerifierKey) -> bool {
+        self.signed.bears(key)
+    }
+
+    /// Whether the log's key signed it.
+    ///
+    /// # Errors
+    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
+    pub fn verify_log(&self, key: &VerifierKey) -> Result<&Checkpoint, NoteError> {
+        if key.purpose != KeyUse::Log || key.name != self.checkpoint.origin {
+            return Err(NoteError::Unsigned(key.name.clone()));
+        }
+        self.signed.verify(key)?;
+        Ok(&self.checkpoint)
+    }
+
+    /// Whether a cosigner's key cosigned it, and when.
+    ///
+    /// # Errors
+    /// [`NoteError::Unsigned`], [`NoteError::BadSignature`].
+    pub fn verify_cosignature(&self, key: &VerifierKey) -> Result<LedgerTime, NoteError> {
+        if key.purpose != KeyUse::Cosigner {
+            return Err(NoteError::Unsigned(key.name.clone()));
+        }
+        let bad = || NoteError::BadSignature(key.name.clone());
+        let (time, signature) = self
+            .signed
+            .signature(key)?
+            .split_first_chunk::<8>()
+            .ok_or_else(bad)?;
+        let seconds = u64::from_be_bytes(*time);
+        let time = i64::try_from(seconds).ok().and_then(from_seconds);
+        verify(
+            key,
+            cosigned_message(&self.signed.text, seconds).as_bytes(),
+            signature,
+        )?;
+        time.ok_or_else(bad)
+    }
+
+    /// The same note with the signature lines of these keys alone, in their order.
+    #[must_use]
+    pub fn bearing(&self, keys: &[&VerifierKey]) -> Self {
+        Self {
+            signed: self.signed.bearing(keys),
+            checkpoint: self.checkpoint.clone(),
+        }
+    }
+}
+
+impl FromStr for Note {
+    type Err = NoteError;
+
+    fn from_str(note: &str) -> Result<Self, NoteError> {
+        let signed = Signed::parse(note, MAX_NOTE_BYTES)?;
+        let checkpoint = parse_checkpoint(&signed.text)?;
+        Ok(Self { signed, checkpoint })
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.signed.fmt(f)
+    }
+}
+
 fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
     let mut lines = text.lines();
     let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
@@ -353,23 +422,30 @@ fn parse_checkpoint(text: &str) -> Result<Checkpoint, NoteError> {
     if !valid_name(origin) {
         return Err(NoteError::Malformed("its origin is empty or has spaces"));
     }
-    let value: u64 = size
-        .parse()
-        .map_err(|_| NoteError::Malformed("its size is no number"))?;
-    if value.to_string() != size {
-        return Err(NoteError::Malformed("its size is not canonical"));
-    }
-    let root = BASE64
-        .decode(root)
-        .map_err(|_| NoteError::Malformed("its root is no base64"))?;
-    let root = root
-        .try_into()
-        .map_err(|_| NoteError::Malformed("its root is not 32 bytes"))?;
     Ok(Checkpoint {
         origin: origin.to_owned(),
-        size: value,
-        root,
+        size: parse_size(size)?,
+        root: parse_root(root)?,
     })
+}
+
+pub(super) fn parse_size(text: &str) -> Result<u64, NoteError> {
+    let size: u64 = text
+        .parse()
+        .map_err(|_| NoteError::Malformed("its size is no number"))?;
+    if size.to_string() == text {
+        Ok(size)
+    } else {
+        Err(NoteError::Malformed("its size is not canonical"))
+    }
+}
+
+pub(super) fn parse_root(text: &str) -> Result<Hash, NoteError> {
+    let root = BASE64
+        .decode(text)
+        .map_err(|_| NoteError::Malformed("its root is no base64"))?;
+    root.try_into()
+        .map_err(|_| NoteError::Malformed("its root is not 32 bytes"))
 }
 
 fn parse_line(line: &str) -> Result<SignatureLine, NoteError> {
@@ -411,7 +487,7 @@ fn verify(key: &VerifierKey, message: &[u8], signature: &[u8]) -> Result<(), Not
         .map_err(|_| bad())
 }
 
-fn from_seconds(seconds: i64) -> Option<LedgerTime> {
+pub(super) fn from_seconds(seconds: i64) -> Option<LedgerTime> {
     LedgerTime::from_micros(seconds.checked_mul(1_000_000)?).ok()
 }
 

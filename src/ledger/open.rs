@@ -11,10 +11,14 @@ use super::{
     committer::{Command, Committer, parse_note},
     entry::StoredEntry,
     head::EntryRef,
+    key_change::KeyChange,
+    key_history::KeyHistory,
     keys,
-    merkle::Tree,
+    merkle::{Hash, Tree},
     note::{Checkpoint, NodeKey, Note, NoteError, VerifierKey},
+    rotation::{KeyCommand, load_history},
     rules::Rules,
+    seeds::{self, SeedStore, Step},
     staged::Staged,
 };
 use crate::{
@@ -22,7 +26,7 @@ use crate::{
     storage::{
         Batch, KeyRange, LogStore, Position, SlotContent, SlotFile, StateStore, StorageError,
     },
-    types::{Clock, LedgerTime, LogIndex, LogNo, NodeId, Origin, TrustDomain},
+    types::{Clock, LedgerTime, LogIndex, LogNo, NodeId, Origin, Refusal, TrustDomain},
 };
 
 /// Payload bytes that recovery applies at a time.
@@ -42,8 +46,11 @@ pub struct Options {
     pub trust_domain: TrustDomain,
     /// This node.
     pub node: NodeId,
-    /// Seed of the signing key, 32 bytes.
-    pub seed: [u8; 32],
+    /// Where the seed of the signing key is kept; one is made for a log that does not exist yet.
+    pub seeds: Arc<dyn SeedStore>,
+    /// The seed of the log's key is lost: go on with a new one, which an operator of each node above must
+    /// authorise.
+    pub key_is_lost: bool,
     /// The incarnation for a log that does not exist yet; one that exists keeps its own.
     pub incarnation: u32,
     /// Where the newest signed checkpoint stands outside the journal; `None` in memory.
@@ -74,7 +81,18 @@ pub enum OpenError {
          then start anew with `hefu rebuild --forget-head`"
     )]
     HeadDamaged,
-    /// The journal's log belongs to another key, node or trust domain.
+    /// The seed of the key in force is not there.
+    #[error(
+        "the log {origin} is signed with key {id}, whose seed is not in log.key; put it there from a backup, \
+         or, where it is lost, go on with a new one: `hefu key replace`"
+    )]
+    KeyMissing {
+        /// The log.
+        origin: String,
+        /// The id of its key in force.
+        id: String,
+    },
+    /// The journal's log belongs to another node or trust domain.
     #[error("this data folder belongs to {0}")]
     AnotherNode(String),
     /// A log's registration does not parse.
@@ -95,22 +113,18 @@ impl Ledger {
     }
 
     /// As [`Ledger::open`], for a node that has lost everything: a log that does not exist yet is known from
-    /// its first moment on to be behind what this note says, which the node has signed, and nothing is taken in
-    /// before that is here.
+    /// its first moment on to be behind what was held of it elsewhere, and nothing is taken in before that is here.
     ///
     /// # Errors
     /// As [`Ledger::open`].
-    pub async fn open_behind(options: Options, behind: Option<Note>) -> Result<Self, OpenError> {
-        let opening = tokio::task::spawn_blocking(move || open_committer(options));
+    pub async fn open_behind(options: Options, lost: Option<Lost>) -> Result<Self, OpenError> {
+        let opening = tokio::task::spawn_blocking(move || open_committer(options, lost));
         let opened = opening
             .await
             .map_err(|e| OpenError::Thread(std::io::Error::other(e)))?;
-        let (committer, new_log) = opened?;
-        let (ledger, queue) = Self::over(&committer, false);
-        let begun = match new_log {
-            true => Some(ledger.begin(behind).await),
-            false => None,
-        };
+        let (committer, begin) = opened?;
+        let (ledger, queue) = Self::over(&committer, begin.seeds.clone(), false);
+        let begun = ledger.begin(begin).await;
         let thread = thread::Builder::new().name("committer".to_owned());
         thread
             .spawn(move || committer.run(queue))
@@ -124,17 +138,18 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`].
     pub async fn open_in_turn(options: Options) -> Result<Self, OpenError> {
-        let (committer, new_log) = open_committer(options)?;
-        let (ledger, queue) = Self::over(&committer, true);
-        let begun = match new_log {
-            true => Some(ledger.begin(None).await),
-            false => None,
-        };
+        let (committer, begin) = open_committer(options, None)?;
+        let (ledger, queue) = Self::over(&committer, begin.seeds.clone(), true);
+        let begun = ledger.begin(begin).await;
         tokio::spawn(committer.run_in_turn(queue));
         ledger.begun(begun).await
     }
 
-    fn over(committer: &Committer, in_turn: bool) -> (Self, mpsc::Receiver<Command>) {
+    fn over(
+        committer: &Committer,
+        seeds: Arc<dyn SeedStore>,
+        in_turn: bool,
+    ) -> (Self, mpsc::Receiver<Command>) {
         let (commands, queue) = mpsc::channel(QUEUE);
         let ledger = Self {
             commands,
@@ -142,21 +157,25 @@ impl Ledger {
             state: committer.state.clone(),
             published: committer.published.subscribe(),
             intake: committer.intake.clone(),
-            key: committer.key.clone(),
             rules: committer.rules.clone(),
+            seeds,
+            rotating: Arc::default(),
             damage: Arc::default(),
             in_turn,
         };
         (ledger, queue)
     }
 
-    /// Registers the own log, and what it is behind of, in the committer's first group: no crash comes
-    /// between the two.
-    async fn begin(&self, behind: Option<Note>) -> oneshot::Receiver<Result<LogNo, SubmitError>> {
-        let (reply, registered) = oneshot::channel();
-        let key = self.key.log_key().clone();
-        let _ = self.commands.send(Command::Register(key, reply)).await;
-        if let Some(note) = behind {
+    /// Asks for what a ledger has to do first, before its committer runs: all of it is one group, and no crash comes
+    /// between.
+    async fn begin(&self, begin: Begin) -> Begun {
+        let mut begun = Begun::default();
+        if let Some(keys) = begin.register {
+            let (reply, registered) = oneshot::channel();
+            let _ = self.commands.send(Command::Register(keys, reply)).await;
+            begun.registered = Some(registered);
+        }
+        if let Some(note) = begin.behind {
             let size = note.checkpoint().size;
             let reason = format!(
                 "this node has lost its log, of which the parent holds {size} entries. It takes nothing in \
@@ -166,65 +185,135 @@ impl Ledger {
             let command = Command::Quarantine(LogNo::OWN, Box::new(note), reason, reply);
             let _ = self.commands.send(command).await;
         }
-        registered
+        if let Some((key, at)) = begin.replace {
+            let (reply, replaced) = oneshot::channel();
+            let command = Command::Key(KeyCommand::Replace(key, at, reply));
+            let _ = self.commands.send(command).await;
+            begun.replaced = Some(replaced);
+        }
+        begun
     }
 
-    async fn begun(
-        self,
-        registered: Option<oneshot::Receiver<Result<LogNo, SubmitError>>>,
-    ) -> Result<Self, OpenError> {
-        if let Some(registered) = registered
+    async fn begun(self, begun: Begun) -> Result<Self, OpenError> {
+        if let Some(registered) = begun.registered
             && !matches!(registered.await, Ok(Ok(_)))
         {
             return Err(StorageError::Poisoned.into());
+        }
+        if let Some(replaced) = begun.replaced {
+            if !matches!(replaced.await, Ok(Ok(Ok(_)))) {
+                return Err(StorageError::Poisoned.into());
+            }
+            self.seeds.promote()?;
         }
         Ok(self)
     }
 }
 
-fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
+/// What was held elsewhere of the log of a node that has lost everything.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    /// Its keys.
+    pub keys: KeyHistory,
+    /// Its newest checkpoint; `None` for an empty log.
+    pub note: Option<Note>,
+}
+
+/// What is done first.
+struct Begin {
+    register: Option<KeyHistory>,
+    behind: Option<Note>,
+    /// A new key in the place of one that is lost.
+    replace: Option<Replacement>,
+    seeds: Arc<dyn SeedStore>,
+}
+
+/// A new key, and the size and root from which it holds where those are not here.
+type Replacement = (Arc<NodeKey>, Option<(u64, Hash)>);
+
+/// The answers to it.
+#[derive(Default)]
+struct Begun {
+    registered: Option<oneshot::Receiver<Result<LogNo, SubmitError>>>,
+    replaced: Option<oneshot::Receiver<Result<Result<KeyChange, Refusal>, SubmitError>>>,
+}
+
+impl Begin {
+    fn new(
+        seeds: Arc<dyn SeedStore>,
+        step: Step,
+        key: &Arc<NodeKey>,
+        held: Option<&KeyHistory>,
+        lost: Option<Lost>,
+    ) -> Self {
+        let is_new = held.is_none();
+        let (told, note) = match lost.filter(|_| is_new) {
+            Some(lost) => (lost.keys, lost.note),
+            None => (KeyHistory::new(key.log_key().clone()), None),
+        };
+        let at = note.as_ref().map(Note::checkpoint);
+        let at = at.map(|checkpoint| (checkpoint.size, checkpoint.root));
+        Self {
+            register: is_new.then_some(told),
+            replace: (step == Step::Replace).then(|| (key.clone(), at)),
+            behind: note,
+            seeds,
+        }
+    }
+}
+
+fn open_committer(options: Options, lost: Option<Lost>) -> Result<(Committer, Begin), OpenError> {
     let (journal, state) = (options.journal.clone(), options.state.clone());
     let trees = catch_up(&options)?;
-    let published = published(journal.as_ref(), state.as_ref(), &trees)?;
-    let own = published.logs.get(&LogNo::OWN);
-    let origin = match own {
-        Some(view) => view.origin().to_owned(),
+    let mut logs = views(state.as_ref(), &trees)?;
+    let own = logs.get(&LogNo::OWN).map(|view| view.keys.clone());
+    let origin = match &own {
+        Some(keys) => keys.origin().to_owned(),
         None => {
             let (domain, node) = (&options.trust_domain, &options.node);
             format!("{domain}/{node}/{:08x}", options.incarnation)
         }
     };
-    let cosigner = format!("{}/{}", options.trust_domain, options.node);
-    let key = NodeKey::new(&options.seed, &origin, &cosigner);
     let ours = origin.parse::<Origin>().is_ok_and(|origin| {
         origin.node() == &options.node && origin.domain() == &options.trust_domain
     });
-    if !ours || own.is_some_and(|view| view.key != *key.log_key()) {
+    if !ours {
         return Err(OpenError::AnotherNode(origin));
     }
-    let mut published = published;
-    if let Some(view) = published.logs.get_mut(&LogNo::OWN) {
+    let cosigner = format!("{}/{}", options.trust_domain, options.node);
+    let names = (origin.as_str(), cosigner.as_str());
+    let told = lost.as_ref().map(|lost| &lost.keys);
+    let known = own.as_deref().or(told);
+    let (key, step) = seeds::choose(options.seeds.as_ref(), known, names, options.key_is_lost)?;
+    let key = Arc::new(key);
+    if let Some(view) = logs.get_mut(&LogNo::OWN) {
         let view = Arc::make_mut(view);
         let (size, root) = (view.tree.size(), view.tree.root());
         view.note = key.sign(&Checkpoint { origin, size, root });
+        view.signer = Some(key.clone());
     }
+    let published = Published {
+        end: journal.end(),
+        key: key.clone(),
+        logs,
+    };
     let head_file = options
         .head_file
         .as_deref()
-        .map(|path| check_head(path, &key, &published, state.as_ref()))
+        .map(|path| check_head(path, &published, state.as_ref()))
         .transpose()?;
     let last_time = last_time(journal.as_ref())?;
     let intake = match published.logs.get(&LogNo::OWN) {
         Some(own) => intake(own, state.as_ref())?,
         None => Intake::Open,
     };
-    let new_log = !published.logs.contains_key(&LogNo::OWN);
+    let begin = Begin::new(options.seeds, step, &key, own.as_deref(), lost);
     let committer = Committer {
         journal,
         state,
         rules: options.rules,
         clock: options.clock,
-        key: Arc::new(key),
+        key,
         trees,
         last_time,
         head_file,
@@ -232,7 +321,7 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
         published: watch::Sender::new(Arc::new(published)),
         intake: Arc::new(watch::Sender::new(intake)),
     };
-    Ok((committer, new_log))
+    Ok((committer, begin))
 }
 
 /// Applies what the journal has and the state has not.
@@ -328,11 +417,10 @@ pub(super) fn applied(
     Ok(applied.filter(|applied| *applied <= journal.end()))
 }
 
-fn published(
-    journal: &dyn LogStore,
+fn views(
     state: &dyn StateStore,
     trees: &Trees,
-) -> Result<Published, OpenError> {
+) -> Result<BTreeMap<LogNo, Arc<LogView>>, OpenError> {
     let mut logs = BTreeMap::new();
     for (log, tree) in trees {
         let registration = state.get(&keys::log(*log))?.unwrap_or_default();
@@ -350,7 +438,8 @@ fn published(
         let evidence = evidence.and_then(|bytes| pb::Evidence::decode(bytes).ok());
         let view = LogView {
             log: *log,
-            key,
+            keys: Arc::new(load_history(*log, key, state)?),
+            signer: None,
             tree: Tree::clone(tree),
             note: note.unwrap_or_default(),
             quarantined: evidence
@@ -359,16 +448,12 @@ fn published(
         };
         logs.insert(*log, Arc::new(view));
     }
-    Ok(Published {
-        end: journal.end(),
-        logs,
-    })
+    Ok(logs)
 }
 
 /// The journal must hold what the head file says was signed: a shorter or other one would fork the log.
 fn check_head(
     path: &std::path::Path,
-    key: &NodeKey,
     published: &Published,
     state: &dyn StateStore,
 ) -> Result<SlotFile, OpenError> {
@@ -382,9 +467,13 @@ fn check_head(
         .split_first_chunk::<8>()
         .ok_or(OpenError::HeadDamaged)?;
     let note = parse_note(note).ok_or(OpenError::HeadDamaged)?;
-    let signed = note
-        .verify_log(key.log_key())
-        .map_err(|_| OpenError::AnotherNode(note.checkpoint().origin.clone()))?;
+    let view = published.logs.get(&LogNo::OWN);
+    // Which of the log's keys it was does not matter: a kill may have come just after a rotation.
+    let signed = view.and_then(|view| view.keys.signer(&note).ok());
+    if view.is_some() && signed.is_none() {
+        return Err(OpenError::AnotherNode(note.checkpoint().origin.clone()));
+    }
+    let signed = note.checkpoint();
     let end = Position(u64::from_be_bytes(*end));
     if published.end < end {
         let (held, signed) = (published.end.0, end.0);
@@ -396,7 +485,6 @@ fn check_head(
         state: &state,
         log: LogNo::OWN,
     };
-    let view = published.logs.get(&LogNo::OWN);
     let root = view.and_then(|view| view.tree.root_at(signed.size, &tiles).ok());
     if root != Some(signed.root) {
         let size = signed.size;

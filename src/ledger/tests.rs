@@ -1,5 +1,7 @@
 //! The ledger as a whole, in memory.
 
+mod rotated;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,6 +61,7 @@ struct Store {
     journal: Arc<MemoryLog>,
     state: Arc<MemoryState>,
     clock: Arc<ManualClock>,
+    seeds: Arc<seeds::MemorySeeds>,
     node: &'static str,
 }
 
@@ -69,6 +72,7 @@ impl Store {
             journal: Arc::default(),
             state: Arc::default(),
             clock: Arc::new(ManualClock::new(start)),
+            seeds: Arc::new(seeds::MemorySeeds::new([node.len() as u8; 32])),
             node,
         }
     }
@@ -81,7 +85,8 @@ impl Store {
             clock: self.clock.clone(),
             trust_domain: "nantong.gov.cn".parse().unwrap(),
             node: self.node.parse().unwrap(),
-            seed: [self.node.len() as u8; 32],
+            seeds: self.seeds.clone(),
+            key_is_lost: false,
             incarnation: 7,
             head_file: None,
             progress: None,
@@ -308,13 +313,19 @@ async fn a_parent_takes_what_hashes_and_quarantines_what_does_not() {
             .await
             .unwrap();
     }
-    let log = above.register(below.key().log_key().clone()).await.unwrap();
+    let log = above
+        .register(KeyHistory::new(below.key().log_key().clone()))
+        .await
+        .unwrap();
     assert_eq!(
-        above.register(below.key().log_key().clone()).await.unwrap(),
+        above
+            .register(KeyHistory::new(below.key().log_key().clone()))
+            .await
+            .unwrap(),
         log
     );
     let mirrored = above.mirror(batch(&below, log, 0, 3)).await.unwrap();
-    let Mirrored::Cosigned { size: 3, note } = mirrored else {
+    let Mirrored::Cosigned { size: 3, note, .. } = mirrored else {
         panic!("{mirrored:?}")
     };
     let note: Note = note.parse().unwrap();
@@ -378,6 +389,8 @@ async fn an_audit_names_what_is_wrong() {
     assert_eq!(report.defects, Vec::new());
     assert_eq!(report.entries, 200);
     assert!(report.keys_compared > 50);
+    let empty = audit(&MemoryState::default());
+    assert_eq!(empty.defects, Vec::new(), "the next start derives it");
     let mut change = Batch::default();
     change.put(keys::head(&submit("R-7", "").name), vec![1, 2, 3]);
     store.state.apply(change).unwrap();
@@ -541,7 +554,7 @@ proptest! {
             }
             ledger.stop().await;
             let scratch = Store { state: Arc::default(), journal: store.journal.clone(),
-                clock: store.clock.clone(), node: store.node };
+                clock: store.clock.clone(), node: store.node, seeds: store.seeds.clone() };
             let rebuilt = scratch.open().await;
             let view = rebuilt.log("").unwrap();
             assert_eq!(view.tree, ledger.log("").unwrap().tree);

@@ -1,4 +1,4 @@
-//! The data folder: its files, its signing seed, its stores.
+//! The data folder: its files, its seeds, its stores.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,10 +12,11 @@ use super::NodeError;
 use crate::{
     config::Config,
     gateway::tls,
+    ledger::seeds::{Seed, SeedStore},
     proto::ledger::v1::Log,
     storage::{
         Behind, Journal, JournalOptions, LogStore as _, Opened, Position, SledOptions, SledState,
-        durable,
+        StorageError, durable,
     },
 };
 
@@ -85,7 +86,7 @@ impl DataFolder {
         self.0.join("heard.json")
     }
 
-    /// The log's signing seed: 32 bytes, readable by its owner only.
+    /// The seed of the log's signing key: 32 bytes, readable by its owner only.
     #[must_use]
     pub fn seed(&self) -> PathBuf {
         self.0.join("log.key")
@@ -142,25 +143,88 @@ impl DataFolder {
         self.0.join("restored")
     }
 
-    /// The signing seed, made on first use.
+    /// The seed of a key that is about to come into force.
+    #[must_use]
+    pub fn next_seed(&self) -> PathBuf {
+        self.0.join("log.key.next")
+    }
+
+    /// The seeds of the signing key, which nobody but the owner may be able to read.
     ///
     /// # Errors
-    /// [`NodeError::Data`].
-    pub fn load_seed(&self) -> Result<[u8; 32], NodeError> {
-        let path = self.seed();
+    /// [`NodeError::Tls`].
+    pub fn seeds(&self) -> Result<Arc<dyn SeedStore>, NodeError> {
+        for path in [self.seed(), self.next_seed()] {
+            if path.exists() {
+                tls::owner_only(&path)?;
+            }
+        }
+        Ok(Arc::new(SeedFiles {
+            held: self.seed(),
+            next: self.next_seed(),
+        }))
+    }
+
+    /// The secret of page tokens and positions, made on first use: it outlives the signing keys.
+    ///
+    /// # Errors
+    /// [`NodeError::Data`], [`NodeError::Tls`].
+    pub fn token_secret(&self) -> Result<[u8; 32], NodeError> {
+        let path = self.0.join("token.key");
         let failed = |cause| NodeError::Data {
             path: path.clone(),
             cause,
         };
         if !path.exists() {
-            let mut seed = [0; 32];
-            getrandom::fill(&mut seed).map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-            durable::create(&path, &seed, durable::Access::Owner).map_err(failed)?;
+            let mut secret = [0; 32];
+            getrandom::fill(&mut secret)
+                .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
+            durable::create(&path, &secret, durable::Access::Owner).map_err(failed)?;
         }
         tls::owner_only(&path)?;
         let bytes = std::fs::read(&path).map_err(failed)?;
-        let wrong = |_| failed(std::io::Error::other("a signing seed has 32 bytes"));
+        let wrong = |_| failed(std::io::Error::other("a token secret has 32 bytes"));
         bytes.try_into().map_err(wrong)
+    }
+}
+
+/// Seeds in files: one in force, one beside it while the key changes.
+struct SeedFiles {
+    held: PathBuf,
+    next: PathBuf,
+}
+
+fn seed_error(error: std::io::Error) -> StorageError {
+    StorageError::Failed {
+        doing: "keeping the seed of the signing key",
+        cause: error.to_string(),
+    }
+}
+
+impl SeedStore for SeedFiles {
+    fn load(&self) -> Result<[Option<Seed>; 2], StorageError> {
+        let read = |path: &Path| match std::fs::read(path) {
+            Ok(bytes) => {
+                let cause = format!("{}: a signing seed has 32 bytes", path.display());
+                let seed = bytes.try_into().map_err(|_| std::io::Error::other(cause));
+                seed.map(Some).map_err(seed_error)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(seed_error(error)),
+        };
+        Ok([read(&self.held)?, read(&self.next)?])
+    }
+
+    fn stage(&self, seed: &Seed) -> Result<(), StorageError> {
+        durable::replace(&self.next, seed, durable::Access::Owner).map_err(seed_error)
+    }
+
+    fn promote(&self) -> Result<(), StorageError> {
+        durable::rename(&self.next, &self.held).map_err(seed_error)
+    }
+
+    fn discard(&self) -> Result<(), StorageError> {
+        durable::remove(&self.next).map_err(seed_error)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{DataFolder, NodeError, Reference, board, dial, try_open_ledger, uplink};
+use super::{DataFolder, NodeError, Opening, Reference, board, dial, uplink};
 use crate::{
     config::Config,
     gateway::{keys::Keys, tls::Credentials},
@@ -23,6 +23,8 @@ use crate::{
 pub struct Recovery {
     /// A backup of the signing seed; `None` where it lies in the data folder.
     pub key: Option<PathBuf>,
+    /// The signing key is lost too: go on with a new one, which the operators above must authorise.
+    pub new_key: bool,
     /// The own log alone; those of nodes below bring themselves again.
     pub own_only: bool,
     /// It goes on for so long at most.
@@ -82,33 +84,33 @@ pub async fn recover(
     };
     let keys = Keys::new(Credentials::of(&config.tls)?)?;
     let data = DataFolder::create(&config.node.data)?;
-    if let Some(key) = &recovery.key {
-        data.restore_seed(key)?;
-    }
-    if !data.seed().exists() {
-        let path = data.seed().display().to_string();
-        return Err(NodeError::Recover(format!(
-            "there is no {path}: name the backup of it with --log-key"
-        )));
-    }
-    let seed = data.load_seed()?;
+    bring_seed(&data, &recovery)?;
+    let [seed, _] = data.seeds()?.load()?;
     let dialer = dial(config, keys.clone(), parent)?;
     let mut found = held(&dialer, &parent.node_id()?, &domain).await?;
     let standing = data.origin()?;
     let signs = |log: &HeldLog| {
-        NodeKey::new(&seed, log.origin.as_str(), "").log_key() == &log.key
-            && *log.origin.node() == id
+        // Whether the seed is the one in force is found out when a log that is here already is opened.
+        let known = standing.is_some() || recovery.new_key;
+        let key = |seed| NodeKey::new(&seed, log.origin.as_str(), "");
+        let signs = seed.is_some_and(|seed| key(seed).log_key() == log.keys.current());
+        *log.origin.node() == id && (known || signs)
     };
     let own = choose(&found.logs, signs, standing.as_deref());
     let own = own.map_err(|why| NodeError::Recover(no_log(&why, &found.logs, &found.refused)))?;
     let own = found.logs.remove(own);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rules = Arc::new(Reference::load(config)?.registers());
-    let ledger = try_open_ledger(config, &data, seed, rules, clock.clone(), Some(&own)).await?;
+    let opening = Opening {
+        key_is_lost: recovery.new_key,
+        lost: Some(&own),
+        ..Opening::new(config, &data, rules, clock.clone())
+    };
+    let ledger = opening.once().await?;
     let mut logs = vec![own];
     if !recovery.own_only {
         for log in found.logs {
-            let registered = ledger.register(log.key.clone()).await;
+            let registered = ledger.register(log.keys.clone()).await;
             registered.map_err(|e| NodeError::Failed(e.to_string()))?;
             logs.push(log);
         }
@@ -142,6 +144,21 @@ pub async fn recover(
     })
 }
 
+/// The backup of the signing key goes into its place, where one was named.
+fn bring_seed(data: &DataFolder, recovery: &Recovery) -> Result<(), NodeError> {
+    if let Some(key) = &recovery.key {
+        data.restore_seed(key)?;
+    }
+    if !data.seed().exists() && !recovery.new_key {
+        let path = data.seed().display().to_string();
+        return Err(NodeError::Recover(format!(
+            "there is no {path}: name the backup of it with --log-key, or where it is lost too, go on with a new \
+             one: --new-key"
+        )));
+    }
+    Ok(())
+}
+
 /// The log that the node goes on with: the one that lies in the folder already, or the newest one that its
 /// key has signed.
 fn choose(
@@ -173,7 +190,7 @@ fn choose(
 fn no_log(why: &str, logs: &[HeldLog], refused: &[(String, String)]) -> String {
     let mut text = why.to_owned();
     for log in logs {
-        text += &format!("; it holds {}, {} entries", log.key, log.size());
+        text += &format!("; it holds {}, {} entries", log.keys.current(), log.size());
     }
     for (origin, why) in refused {
         text += &format!("; it does not give {origin} back: {why}");

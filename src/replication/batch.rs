@@ -38,7 +38,7 @@ pub(super) fn cut(
     let (note, checkpoint) = if view.log == LogNo::OWN {
         own_checkpoint(ledger, view, reach)?
     } else {
-        let Some(note) = checkpoint_within(ledger, view.log, start, reach)? else {
+        let Some(note) = checkpoint_within(ledger, view, start, reach)? else {
             return Ok(None);
         };
         (note.to_string(), note.checkpoint().clone())
@@ -72,25 +72,25 @@ pub(super) fn own_checkpoint(
         size,
         root: root_at(ledger, view, size)?,
     };
-    Ok((ledger.key().sign(&checkpoint), checkpoint))
+    // The key of this very view: another one may have come into force that the parent was not told of yet.
+    let signer = view.signer.clone().unwrap_or_else(|| ledger.key());
+    Ok((signer.sign(&checkpoint), checkpoint))
 }
 
 /// The newest checkpoint behind `start` and within `reach`; the first one behind it where there is none.
 fn checkpoint_within(
     ledger: &Ledger,
-    log: LogNo,
+    view: &LogView,
     start: u64,
     reach: u64,
 ) -> Result<Option<Note>, StorageError> {
     let range = KeyRange {
-        start: keys::checkpoint(log, start + 1),
-        end: Some(keys::checkpoint(log, reach + 1)),
+        start: keys::checkpoint(view.log, start + 1),
+        end: Some(keys::checkpoint(view.log, reach + 1)),
     };
-    let last = ledger.state().scan(range, true).next().transpose()?;
-    let note = last.and_then(|(_, note)| std::str::from_utf8(&note).ok()?.parse().ok());
-    match note {
+    match ledger.believed_checkpoint(view, range, true)? {
         Some(note) => Ok(Some(note)),
-        None => ledger.checkpoint_from(log, start + 1),
+        None => ledger.checkpoint_from(view, start + 1),
     }
 }
 

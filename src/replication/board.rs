@@ -59,7 +59,8 @@ impl Board {
         clock: Arc<dyn Clock>,
         parent: Option<NodeId>,
     ) -> Result<Arc<Self>, StorageError> {
-        let own = ledger.key().log_key().name();
+        let key = ledger.key();
+        let own = key.log_key().name();
         let own = own.parse().map_err(|e| StorageError::Corrupt {
             what: format!("the own log's origin {own}: {e}"),
         })?;
@@ -175,6 +176,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // Cosignatures from above, on their way down.
 impl Board {
+    /// Whether a node is the parent, or a node above it that has cosigned.
+    #[must_use]
+    pub fn knows_above(&self, node: &str) -> bool {
+        let parent = self
+            .parent
+            .as_ref()
+            .is_some_and(|parent| parent.as_str() == node);
+        let receipts = self.receipts.borrow();
+        let cosigned = receipts.keys().any(|(_, cosigner)| cosigner == node);
+        parent || cosigned
+    }
+
     pub(super) fn receipts(&self) -> watch::Receiver<Receipts> {
         self.receipts.subscribe()
     }

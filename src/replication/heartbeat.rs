@@ -79,8 +79,12 @@ pub(super) fn read(
 ) -> Result<(Note, Beat), Refusal> {
     let invalid =
         |en: String| Refusal::new(Reason::CheckpointInvalid).because(en, "心跳的签名或时间无效");
-    let note = signed_checkpoint(text, &view.key)?;
-    let time = note.verify_cosignature(&view.key.cosigner_of_origin());
+    let note = signed_checkpoint(text, &view.keys)?;
+    let signer = view
+        .keys
+        .signer(&note)
+        .map_err(|e| invalid(format!("{e}")))?;
+    let time = note.verify_cosignature(&signer.key.as_cosigner());
     let time = time.map_err(|e| invalid(format!("its heartbeat: {e}")))?;
     let latest = time
         .timestamp()

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use super::{
     Agreement, agreement,
     batch::{check, hashes_to},
+    keys::Told,
     signed_checkpoint,
 };
 use crate::{
-    ledger::{Intake, Ledger, LogView, MirrorBatch, Mirrored, SubmitError, note::Note},
+    ledger::{
+        Intake, Ledger, LogView, MirrorBatch, Mirrored, SubmitError,
+        note::{Note, VerifierKey},
+    },
     proto::replication::v1 as pb,
     storage::StorageError,
     types::{LogNo, NodeId, Reason, Refusal},
@@ -31,6 +35,16 @@ impl From<SubmitError> for Fault {
     }
 }
 
+impl From<Told> for Fault {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Refused(refusal) => Self::Log(refusal),
+            Told::Quarantined(reason) => Self::Log(forked(&reason)),
+            Told::Stopped => Self::Session(Reason::ShuttingDown.into()),
+        }
+    }
+}
+
 impl From<StorageError> for Fault {
     fn from(error: StorageError) -> Self {
         tracing::error!(%error, "replication cannot read what is stored");
@@ -40,6 +54,10 @@ impl From<StorageError> for Fault {
 
 pub(super) fn malformed(en: &str) -> Refusal {
     Refusal::new(Reason::RequestMalformed).because(en, "不符合复制协议")
+}
+
+pub(super) fn unbelieved(why: &str) -> Refusal {
+    Refusal::new(Reason::CheckpointInvalid).because(why, "检查点的签名密钥已被替换")
 }
 
 pub(super) fn forked(reason: &str) -> Refusal {
@@ -71,7 +89,7 @@ pub(super) async fn verify(
     if let Some(reason) = &view.quarantined {
         return Err(Fault::Log(forked(reason)));
     }
-    let note = signed_checkpoint(&batch.checkpoint, &view.key).map_err(Fault::Log)?;
+    let note = signed_checkpoint(&batch.checkpoint, &view.keys).map_err(Fault::Log)?;
     check(batch, note.checkpoint()).map_err(Fault::Log)?;
     if view.log != LogNo::OWN {
         compare(ledger, view, note.clone()).await?;
@@ -108,19 +126,24 @@ pub(super) async fn store(
             note,
         })
         .await?;
-    let (size, note) = stored_as(ledger, stored)?;
+    let (size, note, key) = stored_as(ledger, stored)?;
     Ok(pb::Cosigned {
         origin: batch.origin,
         size,
         note,
-        verifier_key: ledger.key().cosigner_key().to_string(),
+        verifier_key: key.to_string(),
         node: own.to_string(),
+        key_changes: Vec::new(),
     })
 }
 
-fn stored_as(ledger: &Ledger, mirrored: Mirrored) -> Result<(u64, String), Fault> {
+pub(super) fn stored_as(
+    ledger: &Ledger,
+    mirrored: Mirrored,
+) -> Result<(u64, String, Box<VerifierKey>), Fault> {
     match mirrored {
-        Mirrored::Cosigned { size, note } => Ok((size, note)),
+        Mirrored::Cosigned { size, note, key } => Ok((size, note, key)),
+        Mirrored::Unbelieved(why) => Err(Fault::Log(unbelieved(&why))),
         Mirrored::Elsewhere(size) => Err(Fault::Elsewhere(size)),
         Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
         Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),

@@ -20,6 +20,8 @@ pub(super) struct Lane {
     astray: bool,
     /// Nothing goes beyond this size.
     end: u64,
+    /// Key changes that it was offered with; `None` where the other side has asked for it.
+    offered: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,7 @@ impl Lane {
             unanswered: VecDeque::new(),
             astray: false,
             end: u64::MAX,
+            offered: Some(0),
         }
     }
 
@@ -59,7 +62,7 @@ impl Lane {
     pub fn until(start: u64, end: u64) -> Self {
         let mut lane = Self::new();
         lane.open(start);
-        lane.end = end;
+        (lane.end, lane.offered) = (end, None);
         lane
     }
 
@@ -67,6 +70,16 @@ impl Lane {
     pub fn is_done(&self) -> bool {
         let over = self.stage == Stage::Stopped || self.next >= self.end;
         over && self.unanswered.is_empty()
+    }
+
+    /// It is offered with so many key changes.
+    pub fn offers(&mut self, changes: usize) {
+        self.offered = Some(changes);
+    }
+
+    /// Whether the parent was told of all its key changes.
+    pub fn has_offered(&self, changes: usize) -> bool {
+        self.offered.is_none_or(|offered| offered == changes)
     }
 
     /// The parent stands at `size`: go on there.

@@ -17,11 +17,12 @@ use super::{
     Board, MAX_BATCH_BYTES, MAX_LOGS, VERSION,
     board::{Carrying, Receipts},
     inflow::{self, Fault, forked, malformed},
+    keys,
     offer::Offered,
     outflow::Outflow,
 };
 use crate::{
-    ledger::LogView,
+    ledger::{LogView, MirrorBatch, note::Note},
     proto::replication::v1::{
         self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
@@ -116,6 +117,7 @@ impl Mirror {
             answers,
             logs: BTreeMap::new(),
             told: 0,
+            told_key: String::new(),
             relayed: BTreeMap::new(),
             flow: Outflow::new(),
         };
@@ -154,6 +156,8 @@ struct Session {
     logs: BTreeMap<String, LogNo>,
     /// Logs that the child had when it was last told of cosignatures from above.
     told: usize,
+    /// The key with which this node cosigns, as the child was told last.
+    told_key: String,
     /// The sizes of those.
     relayed: BTreeMap<(LogNo, String), i64>,
     /// What the child has asked back.
@@ -221,7 +225,8 @@ impl Session {
                 origin: view.origin().to_owned(),
                 size: view.tree.size(),
                 cosigned: view.note.clone(),
-                verifier_key: view.key.to_string(),
+                verifier_key: view.keys.current().to_string(),
+                key_changes: view.keys.notes(),
             });
         }
         tracing::info!(child = %self.child, logs = positions.len(), "a child that lost everything asks");
@@ -244,14 +249,19 @@ impl Session {
         }
     }
 
-    async fn welcome(&self, logs: Vec<pb::LogPosition>) {
-        let board = self.board();
+    async fn welcome(&mut self, logs: Vec<pb::LogPosition>) {
+        let own = self.board().ledger().log("");
+        let keys = own.map(|view| view.keys.clone());
+        let key = keys.as_ref().map(|keys| keys.current().as_cosigner());
+        self.told_key = key.map(|key| key.to_string()).unwrap_or_default();
         let welcome = pb::Welcome {
             version: VERSION,
-            node: board.own().node().to_string(),
-            verifier_key: board.ledger().key().cosigner_key().to_string(),
+            node: self.board().own().node().to_string(),
+            verifier_key: self.told_key.clone(),
             logs,
-            heartbeat_seconds: u32::try_from(board.pulse().every.as_secs()).unwrap_or(u32::MAX),
+            heartbeat_seconds: u32::try_from(self.board().pulse().every.as_secs())
+                .unwrap_or(u32::MAX),
+            key_changes: keys.map(|keys| keys.notes()).unwrap_or_default(),
         };
         self.answer(Response::Welcome(welcome)).await;
     }
@@ -331,38 +341,79 @@ impl Session {
         }
         let view = self.admit(&offered).await?;
         self.logs.insert(offer.origin.clone(), view.log);
+        let view = self.take_keys(&view, &offered).await?;
         if let Some(reason) = &view.quarantined {
             return Err(Fault::Log(forked(reason)));
         }
+        let mut cosigned = view.note.clone();
         if let Some(note) = &offered.note {
+            let believed = view.keys.verify(note).map(|_| ());
+            believed.map_err(|error| Fault::Log(inflow::unbelieved(&error.to_string())))?;
             inflow::compare(self.board().ledger(), &view, note.clone()).await?;
+            if let Some(again) = self.cosign_again(&view, note.clone()).await? {
+                cosigned = again;
+            }
         }
         self.carrying.heard(&view, offered.note.as_ref());
+        let known = |note: &String| offer.key_changes.contains(note);
         Ok(pb::LogPosition {
             origin: offer.origin.clone(),
             size: view.tree.size(),
-            cosigned: view.note.clone(),
+            cosigned,
+            key_changes: view
+                .keys
+                .notes()
+                .into_iter()
+                .filter(|n| !known(n))
+                .collect(),
             verifier_key: String::new(),
         })
     }
 
-    /// The log of an offer: held under this very key, or registered now.
+    /// A checkpoint of what is held, in the place of one whose key is not believed for it any more.
+    async fn cosign_again(&self, view: &LogView, note: Note) -> Result<Option<String>, Fault> {
+        let held: Option<Note> = view.note.parse().ok();
+        let stands = held.is_none_or(|held| view.believes(&held));
+        if stands || note.checkpoint().size != view.tree.size() {
+            return Ok(None);
+        }
+        let batch = MirrorBatch {
+            log: view.log,
+            start: view.tree.size(),
+            entries: Vec::new(),
+            note,
+        };
+        let ledger = self.board().ledger();
+        let mirrored = ledger.mirror(batch).await?;
+        inflow::stored_as(ledger, mirrored).map(|(_, note, _)| Some(note))
+    }
+
+    /// The log of an offer: held under the same first key, or registered now.
     async fn admit(&self, offered: &Offered) -> Result<Arc<LogView>, Fault> {
         let ledger = self.board().ledger();
         let origin = offered.origin.as_str();
         if ledger.log(origin).is_none() {
             self.may_bring(&offered.origin).map_err(Fault::Log)?;
-            ledger.register(offered.key.clone()).await?;
+            ledger.register(offered.keys.clone()).await?;
         }
         let view = ledger.log(origin);
         let view = view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))?;
         if view.log == LogNo::OWN {
             return Err(Fault::Log(malformed("the log is this node's own")));
         }
-        if view.key != offered.key {
+        if view.keys.first() != offered.keys.first() {
             return Err(Fault::Log(forked("it is known under another key")));
         }
         Ok(view)
+    }
+
+    /// Takes changes of a log's key that are new here, where they are vouched for.
+    async fn take_keys(&self, view: &LogView, offered: &Offered) -> Result<Arc<LogView>, Fault> {
+        let ledger = self.board().ledger();
+        let told = offered.keys.changes().iter();
+        keys::take(ledger, view, told.map(|believed| believed.change.clone())).await?;
+        let view = ledger.published().logs.get(&view.log).cloned();
+        view.ok_or_else(|| Fault::Log(Reason::LogNotFound.into()))
     }
 
     /// Whether this child may bring a log that was never seen: one of its own, or one of a node that is not
@@ -397,7 +448,12 @@ impl Session {
         let relayed = view.node() != self.child.as_str();
         let note = inflow::verify(ledger, &view, &batch, relayed).await?;
         self.belong(&view, &batch).map_err(Fault::Log)?;
-        let cosigned = inflow::store(ledger, own, &view, batch, note).await?;
+        let mut cosigned = inflow::store(ledger, own, &view, batch, note).await?;
+        if cosigned.verifier_key != self.told_key {
+            let own = ledger.log("");
+            cosigned.key_changes = own.map(|own| own.keys.notes()).unwrap_or_default();
+            self.told_key.clone_from(&cosigned.verifier_key);
+        }
         self.carrying.heard(&view, None);
         Ok(cosigned)
     }
@@ -448,6 +504,7 @@ impl Session {
 
     fn news(&mut self, receipts: &Receipts) -> Vec<pb::Cosigned> {
         let mut news = Vec::new();
+        let ledger = self.carrying.board().ledger().clone();
         for (origin, log) in &self.logs {
             let of_log = (*log, String::new())..(LogNo(log.0.saturating_add(1)), String::new());
             for (place, cosignature) in receipts.range(of_log) {
@@ -459,12 +516,16 @@ impl Session {
                     continue;
                 }
                 self.relayed.insert(place.clone(), cosignature.size);
+                let above = ledger
+                    .key_changes_above(&cosignature.node)
+                    .unwrap_or_default();
                 news.push(pb::Cosigned {
                     origin: origin.clone(),
                     size: u64::try_from(cosignature.size).unwrap_or(0),
                     note: cosignature.note.clone(),
                     verifier_key: cosignature.verifier_key.clone(),
                     node: cosignature.node.clone(),
+                    key_changes: above.iter().map(|known| known.change.note()).collect(),
                 });
             }
         }

@@ -13,6 +13,7 @@ mod board;
 pub mod courier;
 mod heartbeat;
 mod inflow;
+mod keys;
 mod lane;
 mod mirror;
 mod offer;
@@ -40,8 +41,9 @@ pub use uplink::{Mode, Uplink, UplinkOptions};
 use crate::{
     ledger::{
         Ledger, LogView,
+        key_history::KeyHistory,
         merkle::ProofError,
-        note::{Checkpoint, MAX_FOREIGN_NOTE_BYTES, Note, VerifierKey},
+        note::{Checkpoint, MAX_FOREIGN_NOTE_BYTES, Note},
     },
     proto::replication::v1 as pb,
     storage::StorageError,
@@ -56,6 +58,8 @@ pub const MAX_BATCH_ENTRIES: usize = 1_024;
 pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a message, at most: the largest request that the gateway takes, and what an entry adds.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 64 * 1024;
+/// Key changes of one log that are read at most.
+pub const MAX_KEY_CHANGES: usize = 200;
 /// Logs that a node holds at most: a bound on what a hostile child can make it register.
 pub const MAX_LOGS: usize = 10_000;
 
@@ -146,8 +150,8 @@ fn root_at(
     })
 }
 
-/// A checkpoint that bears its log's signature.
-fn signed_checkpoint(text: &str, key: &VerifierKey) -> Result<Note, Refusal> {
+/// A checkpoint that bears a signature of its log's which is believed.
+fn signed_checkpoint(text: &str, keys: &KeyHistory) -> Result<Note, Refusal> {
     let invalid = |en: String, zh: &str| Refusal::new(Reason::CheckpointInvalid).because(en, zh);
     if text.len() > MAX_FOREIGN_NOTE_BYTES {
         let en = format!("it has more than {MAX_FOREIGN_NOTE_BYTES} bytes");
@@ -156,7 +160,7 @@ fn signed_checkpoint(text: &str, key: &VerifierKey) -> Result<Note, Refusal> {
     let note: Note = text
         .parse()
         .map_err(|e| invalid(format!("{e}"), "检查点格式不对"))?;
-    note.verify_log(key)
+    keys.verify(&note)
         .map_err(|e| invalid(format!("{e}"), "检查点没有该日志的有效签名"))?;
     Ok(note)
 }

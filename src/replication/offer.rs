@@ -1,8 +1,11 @@
 //! A log that a child offers.
 
-use super::signed_checkpoint;
+use super::{MAX_KEY_CHANGES, signed_checkpoint};
 use crate::{
-    ledger::note::{KeyUse, Note, VerifierKey},
+    ledger::{
+        key_history::KeyHistory,
+        note::{KeyUse, Note, VerifierKey},
+    },
     proto::replication::v1 as pb,
     types::{Origin, Reason, Refusal, TrustDomain},
 };
@@ -10,7 +13,7 @@ use crate::{
 /// A log that is offered, as far as it can be checked alone.
 pub(super) struct Offered {
     pub origin: Origin,
-    pub key: VerifierKey,
+    pub keys: KeyHistory,
     pub note: Option<Note>,
 }
 
@@ -35,10 +38,15 @@ impl Offered {
                 "the key is not a log key of that origin".to_owned(),
             ));
         }
+        if offer.key_changes.len() > MAX_KEY_CHANGES {
+            return Err(invalid("its key was changed too often".to_owned()));
+        }
+        let keys = KeyHistory::told(key, &offer.key_changes);
+        let keys = keys.map_err(|e| invalid(format!("{e}")))?;
         let note = match offer.checkpoint.as_str() {
             "" => None,
-            text => Some(signed_checkpoint(text, &key)?),
+            text => Some(signed_checkpoint(text, &keys)?),
         };
-        Ok(Self { origin, key, note })
+        Ok(Self { origin, keys, note })
     }
 }

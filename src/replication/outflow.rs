@@ -54,6 +54,8 @@ impl Outflow {
             .chain(self.lanes.range(..=self.served));
         let next = turns.into_iter().find_map(|(log, lane)| {
             let view = published.logs.get(log)?;
+            let known = lane.has_offered(view.keys.changes().len());
+            let view = known.then_some(view)?;
             Some((view.clone(), lane.wants(view.tree.size())?))
         });
         if let Some((view, start)) = next {

@@ -1,14 +1,13 @@
 //! Cosignatures that come from above: what makes one worth keeping.
 
-use super::Board;
+use super::keys::Cosigner;
 use crate::{
     ledger::{
         LogView,
         entry::timestamp,
-        note::{Checkpoint, Note, VerifierKey},
+        note::{Checkpoint, Note},
     },
     proto::ledger::v1 as pb,
-    types::NodeId,
 };
 
 /// A cosignature whose signatures are right. Whether its root is ours is another question.
@@ -23,30 +22,6 @@ impl Receipt {
     }
 }
 
-/// The key under which a node cosigns: named after it, and the one that it has used before.
-///
-/// # Errors
-/// What does not fit.
-pub(super) fn cosigner(board: &Board, node: &str, key: &str) -> Result<VerifierKey, String> {
-    let id: NodeId = node
-        .parse()
-        .map_err(|e| format!("the cosigner's node: {e}"))?;
-    let parsed: VerifierKey = key.parse().map_err(|e| format!("the key of {id}: {e}"))?;
-    let name = format!("{}/{id}", board.own().domain());
-    if parsed.name() != name {
-        return Err(format!("the key of {id} has the name {}", parsed.name()));
-    }
-    let receipts = board.receipts();
-    let receipts = receipts.borrow();
-    let known = receipts.iter().find(|((_, n), _)| n == node);
-    match known {
-        Some((_, known)) if known.verifier_key != key => Err(format!(
-            "{id} cosigns with another key than before; if it was renewed, an operator must say so"
-        )),
-        _ => Ok(parsed),
-    }
-}
-
 /// Reads a cosigned note: it must bear the signature of the log's origin, and that of the cosigner.
 ///
 /// # Errors
@@ -54,16 +29,18 @@ pub(super) fn cosigner(board: &Board, node: &str, key: &str) -> Result<VerifierK
 pub(super) fn read(
     view: &LogView,
     node: &str,
-    key: &VerifierKey,
+    cosigner: &Cosigner,
     note: &str,
 ) -> Result<Receipt, String> {
     let parsed: Note = note.parse().map_err(|e| format!("a cosigned note: {e}"))?;
-    let signed = parsed
-        .verify_log(&view.key)
+    // One that was replaced since was in force when this was cosigned.
+    view.keys
+        .signer(&parsed)
         .map_err(|e| format!("a cosigned note: {e}"))?;
-    let size = i64::try_from(signed.size).map_err(|_| "a cosigned note is too large".to_owned())?;
-    let time = parsed
-        .verify_cosignature(key)
+    let size = i64::try_from(parsed.checkpoint().size)
+        .map_err(|_| "a cosigned note is too large".to_owned())?;
+    let (key, time) = cosigner
+        .verify(&parsed)
         .map_err(|e| format!("a cosigned note: {e}"))?;
     let cosignature = pb::Cosignature {
         node: node.to_owned(),
@@ -73,6 +50,7 @@ pub(super) fn read(
         verifier_key: key.to_string(),
         inclusion: Vec::new(),
         carried_time: None,
+        key_changes: Vec::new(),
     };
     Ok(Receipt {
         note: parsed,

@@ -5,9 +5,12 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{Connector, LinkError, VERSION};
+use super::{Connector, LinkError, VERSION, keys::Cosigner};
 use crate::{
-    ledger::note::{KeyUse, Note, VerifierKey},
+    ledger::{
+        key_history::KeyHistory,
+        note::{KeyUse, Note, VerifierKey},
+    },
     proto::replication::v1::{
         self as pb, replicate_request::Message as Request, replicate_response::Message as Response,
     },
@@ -31,8 +34,8 @@ pub struct Held {
 pub struct HeldLog {
     /// Its origin.
     pub origin: Origin,
-    /// The key that signs it.
-    pub key: VerifierKey,
+    /// The keys that it was signed with.
+    pub keys: KeyHistory,
     /// Its newest checkpoint, signed by that key and cosigned by the parent; `None` for an empty log.
     pub note: Option<Note>,
     /// When the parent cosigned it.
@@ -49,7 +52,7 @@ impl HeldLog {
     fn read(
         position: &pb::LogPosition,
         domain: &TrustDomain,
-        parent: &VerifierKey,
+        parent: &Cosigner,
     ) -> Result<Self, String> {
         let of = |what: String| format!("{}: {what}", position.origin);
         let origin: Origin = position.origin.parse().map_err(|e| of(format!("{e}")))?;
@@ -65,14 +68,14 @@ impl HeldLog {
         }
         let mut log = Self {
             origin,
-            key,
+            keys: KeyHistory::told(key, &position.key_changes).map_err(|e| of(format!("{e}")))?,
             note: None,
             time: None,
         };
         if !position.cosigned.is_empty() {
             let note: Note = position.cosigned.parse().map_err(|e| of(format!("{e}")))?;
-            note.verify_log(&log.key).map_err(|e| of(e.to_string()))?;
-            let time = note.verify_cosignature(parent);
+            log.keys.signer(&note).map_err(|e| of(e.to_string()))?;
+            let time = parent.verify(&note).map(|(_, time)| time);
             log.time = Some(time.map_err(|e| of(e.to_string()))?);
             log.note = Some(note);
         }
@@ -129,7 +132,8 @@ fn welcomed(
     if key.purpose() != KeyUse::Cosigner || key.name() != format!("{domain}/{parent}") {
         return Err("its key for cosignatures is not its own".to_owned());
     }
+    let parent = Cosigner::told(key, &welcome.key_changes).map_err(|e| e.to_string())?;
     let logs = welcome.logs.iter();
-    logs.map(|position| HeldLog::read(position, domain, &key))
+    logs.map(|position| HeldLog::read(position, domain, &parent))
         .collect()
 }

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Agreement, Board, Link, LinkError, LinkState, VERSION, agreement,
+    keys::{self, Cosigner},
     lane::Lane,
     outflow::{Cut, Dispatched, Outflow},
     receipt::{self, Receipt},
@@ -28,7 +29,7 @@ use super::{
     uplink::Wants,
 };
 use crate::{
-    ledger::{Ledger, LogView, entry::ledger_time, note::VerifierKey},
+    ledger::{Ledger, LogView, entry::ledger_time, key_history::Believed},
     proto::{
         error::v1::ErrorReason,
         ledger::v1 as ledger_pb,
@@ -58,7 +59,9 @@ pub(super) struct Session {
     /// What goes out next. A batch is cut only when this is empty.
     outbox: VecDeque<Request>,
     /// The parent's key for cosignatures, once it said Welcome.
-    parent: Option<VerifierKey>,
+    parent: Option<Cosigner>,
+    /// Key changes of nodes above that are not kept yet.
+    above: Vec<(String, Vec<Believed>)>,
     /// Verified, not kept yet: the newest of every log and node.
     receipts: BTreeMap<(LogNo, String), Arc<ledger_pb::Cosignature>>,
     kept: Option<Instant>,
@@ -102,6 +105,7 @@ impl Session {
             origins: HashMap::new(),
             outbox: VecDeque::new(),
             parent: None,
+            above: Vec::new(),
             receipts: BTreeMap::new(),
             kept: None,
             heard: Instant::now(),
@@ -162,8 +166,9 @@ impl Session {
     /// Whether there is anything to do or to wait for. A session that is no longer wanted begins nothing new, and
     /// ends where batches end; not before it was told where the parent stands, or given what it has lost.
     fn goes_on(&mut self) -> bool {
-        if self.parent.is_none() || self.wants.any() {
+        if self.parent.is_none() || self.wants.any() || self.flow.lanes.values().any(Lane::asks) {
             self.offer_new();
+            self.offer_changed();
             if self.outbox.is_empty() {
                 let bytes = batch_bytes(self.wants.rate());
                 self.flow.cut_next(self.board.ledger(), bytes);
@@ -207,12 +212,27 @@ impl Session {
     }
 
     fn offer(&mut self, view: &LogView) -> pb::LogOffer {
-        self.flow.lanes.entry(view.log).or_insert_with(Lane::new);
+        let lane = self.flow.lanes.entry(view.log).or_insert_with(Lane::new);
+        lane.offers(view.keys.changes().len());
         self.origins.insert(view.origin().to_owned(), view.log);
         pb::LogOffer {
             origin: view.origin().to_owned(),
-            verifier_key: view.key.to_string(),
-            checkpoint: view.note.clone(),
+            verifier_key: view.keys.current().to_string(),
+            checkpoint: keys::believed_note(view),
+            key_changes: view.keys.notes(),
+        }
+    }
+
+    /// Offers logs anew whose key has changed, once nothing of them is unanswered: what comes next is signed with it.
+    fn offer_changed(&mut self) {
+        let published = self.ledger().published();
+        for view in published.logs.values() {
+            let changes = view.keys.changes().len();
+            let lane = self.flow.lanes.get_mut(&view.log);
+            if let Some(lane) = lane.filter(|lane| !lane.has_offered(changes)) {
+                lane.stray();
+                self.ask_again(view);
+            }
         }
     }
 
@@ -316,7 +336,8 @@ impl Session {
                 welcome.node
             )));
         }
-        let key = receipt::cosigner(&self.board, &welcome.node, &welcome.verifier_key);
+        let (key, changes) = (&welcome.verifier_key, &welcome.key_changes);
+        let key = self.cosigner(&welcome.node, key, changes);
         let key = key.map_err(protocol)?;
         for position in &welcome.logs {
             self.place(&parent, &key, position).await?;
@@ -332,6 +353,17 @@ impl Session {
         Ok(())
     }
 
+    /// The key of a node above; what is new of it is kept.
+    fn cosigner(&mut self, node: &str, key: &str, told: &[String]) -> Result<Cosigner, String> {
+        let mut cosigner = keys::cosigner(&self.board, node, key, told)?;
+        let news = std::mem::take(&mut cosigner.news);
+        if !news.is_empty() {
+            tracing::info!(node, id = cosigner.key.id(), "a node above has a new key");
+            self.above.push((node.to_owned(), news));
+        }
+        Ok(cosigner)
+    }
+
     fn cosigned(&mut self, cosigned: &pb::Cosigned) -> Result<(), LinkError> {
         let protocol = |text: String| LinkError::Protocol(text);
         let view = self.known(&cosigned.origin);
@@ -345,12 +377,16 @@ impl Session {
             self.relayed(&view, cosigned);
             return Ok(());
         }
-        let key = self
-            .parent
-            .as_ref()
-            .ok_or_else(|| protocol("no Welcome came".to_owned()))?;
-        let receipt =
-            receipt::read(&view, &cosigned.node, key, &cosigned.note).map_err(protocol)?;
+        let parent = self.parent.take();
+        let mut parent = parent.ok_or_else(|| protocol("no Welcome came".to_owned()))?;
+        if parent.key.to_string() != cosigned.verifier_key {
+            let (key, changes) = (&cosigned.verifier_key, &cosigned.key_changes);
+            let key = self.cosigner(&cosigned.node, key, changes);
+            parent = key.map_err(protocol)?;
+        }
+        let receipt = receipt::read(&view, &cosigned.node, &parent, &cosigned.note);
+        self.parent = Some(parent);
+        let receipt = receipt.map_err(protocol)?;
         let sent = self.flow.lanes.get_mut(&view.log).and_then(Lane::answered);
         if sent.is_none_or(|sent| sent.checkpoint != *receipt.checkpoint()) {
             return Err(protocol("it cosigned what was not sent".to_owned()));
@@ -363,7 +399,8 @@ impl Session {
 
     /// A cosignature of a node further up. One that does not fit is not kept, and stops nothing.
     fn relayed(&mut self, view: &LogView, cosigned: &pb::Cosigned) {
-        let key = receipt::cosigner(&self.board, &cosigned.node, &cosigned.verifier_key);
+        let (key, changes) = (&cosigned.verifier_key, &cosigned.key_changes);
+        let key = self.cosigner(&cosigned.node, key, changes);
         let receipt = key.and_then(|key| receipt::read(view, &cosigned.node, &key, &cosigned.note));
         let fits = receipt.and_then(|receipt| {
             match agreement(self.ledger(), view, receipt.checkpoint()) {
@@ -442,11 +479,17 @@ impl Session {
     fn keep_at(&self) -> Option<Instant> {
         let now = Instant::now();
         let due = self.kept.map_or(now, |kept| kept + KEEP_EVERY);
-        (!self.receipts.is_empty()).then_some(due)
+        let nothing = self.receipts.is_empty() && self.above.is_empty();
+        (!nothing).then_some(due)
     }
 
     /// Keeps the newest cosignature of every log, and lets everybody see it.
     async fn keep(&mut self) -> Result<(), LinkError> {
+        // The key first: what is signed with it is kept behind it.
+        for (node, changes) in std::mem::take(&mut self.above) {
+            let kept = self.ledger().keep_key_changes(node, changes).await;
+            kept.map_err(|_| LinkError::Stopping)?;
+        }
         if self.receipts.is_empty() {
             return Ok(());
         }

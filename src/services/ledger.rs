@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{
     asker::Asker,
     convert::{digest, int, negative},
+    keys::keys_of,
     register::Shared,
     status::{status, storage},
 };
@@ -232,23 +233,45 @@ impl Ledgers {
             .logs
             .get(&log_no)
             .ok_or_else(|| Refusal::new(Reason::LogNotFound))?;
-        let receipts = self.0.ledger.receipts(log_no, entry.at.index);
+        let receipts = self.0.ledger.receipts(view, entry.at.index);
         let mut cosignatures = receipts.map_err(storage)?;
         cosignatures.extend(self.own_cosignature(view, at)?);
         cosignatures.retain(|cosignature| cosignature.size <= int(view.tree.size()));
         for cosignature in &mut cosignatures {
+            if cosignature.key_changes.is_empty() {
+                let above = self.0.ledger.key_changes_above(&cosignature.node);
+                let notes = above.map_err(storage)?.into_iter();
+                cosignature.key_changes = notes.map(|known| known.change.note()).collect();
+            }
             // Each node has cosigned a tree of its own size: the entry is proven in that very tree.
             let proof = self.included(view, int(at), cosignature.size)?;
             cosignature.inclusion = proof.hashes;
         }
         cosignatures.sort_by_key(|cosignature| cosignature.time.map(|t| (t.seconds, t.nanos)));
+        let (checkpoint, size) = self.believed(view, at)?;
         Ok(pb::GetCustodyResponse {
             entry: self.logged(caller, log_no, at)?,
             log: Some(log(view)),
-            inclusion: Some(self.included(view, int(at), 0)?),
-            checkpoint: view.note.clone(),
+            inclusion: Some(self.included(view, int(at), int(size))?),
+            checkpoint,
             cosignatures,
         })
+    }
+
+    /// The newest checkpoint of a log and its size; one behind the entry that is believed, where the newest is of a key
+    /// that was replaced from an earlier size on.
+    fn believed(&self, view: &LogView, at: u64) -> Result<(String, u64), Refusal> {
+        let newest: Option<Note> = view.note.parse().ok();
+        if newest.is_none_or(|note| view.believes(&note)) {
+            return Ok((view.note.clone(), view.tree.size()));
+        }
+        let note = self
+            .0
+            .ledger
+            .checkpoint_from(view, at + 1)
+            .map_err(storage)?;
+        let note = note.ok_or_else(|| Refusal::new(Reason::CheckpointInvalid))?;
+        Ok((note.to_string(), note.checkpoint().size))
     }
 
     /// A record's revision by walking back from its head.
@@ -279,11 +302,10 @@ impl Ledgers {
 
     /// The first statement of this node itself that it holds an entry of a log from below.
     fn own_cosignature(&self, view: &LogView, at: u64) -> Result<Option<pb::Cosignature>, Refusal> {
-        let key = self.0.ledger.key().cosigner_key();
-        let note = self.0.ledger.checkpoint_from(view.log, at + 1);
-        let note: Option<Note> = note.map_err(storage)?;
-        let cosigned = note.and_then(|note| Some((note.verify_cosignature(key).ok()?, note)));
-        Ok(cosigned.map(|(time, note)| pb::Cosignature {
+        let ledger = &self.0.ledger;
+        let cosigned = ledger.cosigned_here(view, at).map_err(storage)?;
+        let changes = || ledger.log("").map(|own| own.keys.notes());
+        Ok(cosigned.map(|(time, key, note)| pb::Cosignature {
             node: key.name().rsplit('/').next().unwrap_or_default().to_owned(),
             size: int(note.checkpoint().size),
             time: Some(timestamp(time)),
@@ -291,6 +313,7 @@ impl Ledgers {
             verifier_key: key.to_string(),
             inclusion: Vec::new(),
             carried_time: None,
+            key_changes: changes().unwrap_or_default(),
         }))
     }
 }
@@ -299,7 +322,8 @@ fn log(view: &LogView) -> pb::Log {
     pb::Log {
         origin: view.origin().to_owned(),
         size: int(view.tree.size()),
-        verifier_key: view.key.to_string(),
+        verifier_key: view.keys.current().to_string(),
+        key_changes: view.keys.notes(),
         own: view.log == LogNo::OWN,
         quarantined: view.quarantined.clone().unwrap_or_default(),
     }
@@ -371,6 +395,16 @@ impl LedgerService for Ledgers {
         self.consistency(&caller, request.get_ref())
             .map(Response::new)
             .map_err(status)
+    }
+
+    async fn get_keys(
+        &self,
+        request: Request<pb::GetKeysRequest>,
+    ) -> Result<Response<pb::GetKeysResponse>, Status> {
+        let caller = self.caller(&request).map_err(status)?;
+        let view = self.view(&caller, &request.get_ref().origin);
+        let keys = view.map(|view| keys_of(&view));
+        keys.map(Response::new).map_err(status)
     }
 
     async fn get_custody(

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod convert;
 pub mod courier;
 pub mod due;
+pub mod keys;
 pub mod ledger;
 pub mod methods;
 pub mod node;

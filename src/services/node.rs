@@ -267,4 +267,37 @@ impl NodeService for Nodes {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+
+    async fn rotate_key(
+        &self,
+        request: Request<pb::RotateKeyRequest>,
+    ) -> Result<Response<pb::RotateKeyResponse>, Status> {
+        let change = self.rotate(&request, None).await.map_err(status)?;
+        Ok(Response::new(pb::RotateKeyResponse {
+            verifier_key: change.new_key().to_string(),
+            from_size: int(change.size()),
+            change: change.note(),
+        }))
+    }
+
+    async fn retire_key(
+        &self,
+        request: Request<pb::RetireKeyRequest>,
+    ) -> Result<Response<pb::RetireKeyResponse>, Status> {
+        let from = Some(request.get_ref().from_size);
+        let change = self.rotate(&request, from).await.map_err(status)?;
+        Ok(Response::new(pb::RetireKeyResponse {
+            verifier_key: change.new_key().to_string(),
+            from_size: int(change.size()),
+            change: change.note(),
+        }))
+    }
+
+    async fn authorise_key(
+        &self,
+        request: Request<pb::AuthoriseKeyRequest>,
+    ) -> Result<Response<pb::AuthoriseKeyResponse>, Status> {
+        let authorised = self.authorise(&request).await;
+        authorised.map(Response::new).map_err(status)
+    }
 }

@@ -48,6 +48,7 @@ pub fn code(reason: Reason) -> Code {
         | R::LiveDependents
         | R::ReferenceMissing
         | R::LogForked
+        | R::KeyNotAuthorised
         | R::CheckpointInvalid
         | R::ProtocolUnsupported
         | R::ListIncomplete

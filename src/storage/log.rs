@@ -27,6 +27,10 @@ pub enum FrameKind {
     Cosignature = 4,
     /// Contradicting statements, kept as received.
     Evidence = 5,
+    /// A log, or a node above, is signed with another key from here on.
+    KeyChange = 6,
+    /// An operator's word for a key that its predecessor cannot vouch for.
+    Authorisation = 7,
 }
 
 /// One frame of the journal.

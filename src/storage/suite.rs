@@ -38,7 +38,7 @@ pub(crate) fn entry(log: u32, index: u64) -> Frame {
 /// Groups of random frames of a few logs, in which entries continue their logs.
 pub(crate) fn groups() -> impl Strategy<Value = Vec<Vec<Frame>>> {
     let payload = prop::collection::vec(any::<u8>(), 0..60);
-    let frame = (1_u8..=5, 0_u32..4, payload);
+    let frame = (1_u8..=7, 0_u32..4, payload);
     let groups = prop::collection::vec(prop::collection::vec(frame, 1..6), 0..12);
     groups.prop_map(|groups| {
         let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();

@@ -155,6 +155,9 @@ reasons! {
     /// The caller is over a limit that the policy sets it; QuotaFailure names it.
     QuotaExceeded = 41, "QUOTA_EXCEEDED",
         "you are over a limit that the policy of this node sets you", "超出本节点策略为您设定的上限";
+    /// A log's new key is not vouched for by the key before it; an operator here must authorise it.
+    KeyNotAuthorised = 42, "KEY_NOT_AUTHORISED",
+        "the new key is not vouched for by the key before it; an operator here must authorise it", "新密钥未经原密钥签署，须由本节点运维人员授权";
 }
 
 impl Reason {

@@ -132,3 +132,52 @@ def check_cosignature(note, key):
         time = int.from_bytes(stamped[:8], "big")
         key.verify(stamped[8:], f"cosignature/v1\ntime {time}\n{text}".encode())
     return time
+
+
+class KeyChange(NamedTuple):
+    """A log is signed with another key; the old one is believed up to a size."""
+
+    old: Key
+    new: Key
+    size: int
+    root: bytes
+    by_old: bool
+
+    @classmethod
+    def parse(cls, note):
+        text = note.split("\n\n", 1)[0] + "\n"
+        title, old, new, size, root, _ = text.splitlines()
+        need(title == "hefu key change v1", "no key change")
+        old, new = Key.parse(old), Key.parse(new)
+        need(old.name == new.name, "keys of two logs")
+        for signature in signatures(note, new)[1]:
+            new.verify(signature, text.encode())
+        try:
+            by_old = signatures(note, old)[1]
+        except NotProven:
+            by_old = []
+        for signature in by_old:
+            old.verify(signature, text.encode())
+        return cls(old, new, int(size), base64.b64decode(root, validate=True), bool(by_old))
+
+
+def check_history(trusted, changes):
+    """The keys of a log from one that is trusted on, each with the size up to which it is believed (None: in force)."""
+    keys = [(trusted, None)]
+    for change in map(KeyChange.parse, changes):
+        need(change.old == keys[-1][0] and change.by_old, "the key before does not vouch for it")
+        believed = [(k, change.size if until is None else min(until, change.size)) for k, until in keys]
+        keys = [*believed, (change.new, None)]
+    return keys
+
+
+def check_by_history(note, keys):
+    """A checkpoint that one of these keys has signed, of no more than it is believed for."""
+    for key, until in keys:
+        try:
+            checkpoint = check_checkpoint(note, key)
+        except NotProven:
+            continue
+        need(until is None or checkpoint.size <= until, "its key was replaced before")
+        return checkpoint
+    raise NotProven("no key of the log has signed it")

@@ -7,10 +7,13 @@ from conftest import risk
 from hefu.ledger.v1.ledger_pb2 import (
     GetCheckpointRequest, GetConsistencyProofRequest, GetCustodyRequest, GetInclusionProofRequest, ListLogsRequest)
 from hefu.ledger.v1.ledger_pb2_grpc import LedgerServiceStub
+from hefu.node.v1.node_pb2 import RotateKeyRequest
+from hefu.node.v1.node_pb2_grpc import NodeServiceStub
 from hefu.risk.v1.risk_pb2 import Risk, SubmitRiskRequest
 from hefu.risk.v1.risk_pb2_grpc import RiskServiceStub
 from proof import (
-    Key, NotProven, check_checkpoint, check_consistency, check_cosignature, check_inclusion, leaf_hash)
+    Key, KeyChange, NotProven, check_by_history, check_checkpoint, check_consistency, check_cosignature, check_history,
+    check_inclusion, leaf_hash)
 
 
 def values(digests):
@@ -106,3 +109,21 @@ def test_the_log_only_grew(ledgers, county, receipt, item):
         check_consistency(old.size, old.root, new.size, new.root, values(proof.hashes))
         with pytest.raises(NotProven):
             check_consistency(old.size, leaf_hash(b""), new.size, new.root, values(proof.hashes))
+
+
+def test_a_key_that_was_trusted_leads_to_the_one_in_force(city, ledgers):
+    _, there = ledgers
+    trusted, before = own_key(there), there.GetCheckpoint(GetCheckpointRequest()).checkpoint
+    NodeServiceStub(city).RotateKey(RotateKeyRequest())
+    answer = there.GetCheckpoint(GetCheckpointRequest())
+    changes = list(answer.log.key_changes)
+    at = [KeyChange.parse(change).old for change in changes].index(trusted)
+    keys = check_history(trusted, changes[at:])
+    assert keys[-1] == (Key.parse(answer.log.verifier_key), None) and keys[-1][0] != trusted
+    for checkpoint in (before, answer.checkpoint):
+        assert check_by_history(checkpoint, keys).origin == trusted.name
+    # Without the change, the new key is a stranger's.
+    with pytest.raises(NotProven):
+        check_by_history(answer.checkpoint, keys[:-1])
+    with pytest.raises(NotProven):
+        check_history(keys[-1][0], changes[at:])

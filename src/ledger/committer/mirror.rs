@@ -6,7 +6,7 @@ use prost::Message as _;
 use super::{
     super::{
         Intake, LogView, MirrorBatch, Mirrored, apply::Parsed, entry::timestamp, head::EntryRef,
-        keys, note::Note, staged::StateRead as _,
+        key_change::KeyChange, keys, note::Note, rotation::Broken, staged::StateRead as _,
     },
     Committer, Group,
 };
@@ -15,6 +15,24 @@ use crate::{
     storage::{FrameKind, StorageError},
     types::{LedgerTime, LogIndex, LogNo},
 };
+
+/// A signed statement that contradicts what is held.
+pub(in super::super) trait Offered: std::fmt::Display {
+    /// The log that it is of.
+    fn origin(&self) -> &str;
+}
+
+impl Offered for Note {
+    fn origin(&self) -> &str {
+        &self.checkpoint().origin
+    }
+}
+
+impl Offered for KeyChange {
+    fn origin(&self) -> &str {
+        self.origin()
+    }
+}
 
 impl Committer {
     /// Takes a batch of another log: only where it continues what is held, and only if it hashes to the
@@ -51,6 +69,14 @@ impl Committer {
             self.quarantine(batch.log, &batch.note, held.as_deref(), reason, group)?;
             return Ok(Mirrored::Quarantined(reason.to_owned()));
         }
+        match self.breaks_key_change(batch, &leaves, group) {
+            None => {}
+            Some(Broken::Unbelieved(why)) => return Ok(Mirrored::Unbelieved(why)),
+            Some(Broken::Contradicts(reason)) => {
+                self.quarantine(batch.log, &batch.note, held.as_deref(), &reason, group)?;
+                return Ok(Mirrored::Quarantined(reason));
+            }
+        }
         self.add_entries(batch, parsed, group)?;
         let time = LedgerTime::from(self.clock.now());
         let cosigned = format!("{}{}", batch.note, self.key.cosign(checkpoint, time));
@@ -64,6 +90,7 @@ impl Committer {
         Ok(Mirrored::Cosigned {
             size: grown,
             note: cosigned,
+            key: Box::new(self.key.cosigner_key().clone()),
         })
     }
 
@@ -116,7 +143,11 @@ impl Committer {
         self.last_time = times.into_iter().fold(self.last_time, LedgerTime::max);
         let time = LedgerTime::from(self.clock.now());
         let note = format!("{}{}", batch.note, self.key.cosign(checkpoint, time));
-        Ok(Mirrored::Cosigned { size: grown, note })
+        Ok(Mirrored::Cosigned {
+            size: grown,
+            note,
+            key: Box::new(self.key.cosigner_key().clone()),
+        })
     }
 
     /// Somebody shows what contradicts a log that is held here. Of the own log, it is the parent that shows
@@ -152,15 +183,15 @@ impl Committer {
     }
 
     /// Keeps what contradicts, and takes nothing more of that log.
-    fn quarantine(
+    pub(in super::super) fn quarantine(
         &mut self,
         log: LogNo,
-        offered: &Note,
+        offered: &dyn Offered,
         held: Option<&LogView>,
         reason: &str,
         group: &mut Group<'_>,
     ) -> Result<(), StorageError> {
-        let origin = &offered.checkpoint().origin;
+        let origin = offered.origin();
         tracing::warn!(origin, reason, "a log contradicts itself; quarantined");
         self.keep_evidence(log, offered, held, reason, group)?;
         group.touched.entry(log).or_default().quarantined = Some(reason.to_owned());
@@ -170,13 +201,13 @@ impl Committer {
     fn keep_evidence(
         &mut self,
         log: LogNo,
-        offered: &Note,
+        offered: &dyn Offered,
         held: Option<&LogView>,
         reason: &str,
         group: &mut Group<'_>,
     ) -> Result<(), StorageError> {
         let evidence = pb::Evidence {
-            origin: offered.checkpoint().origin.clone(),
+            origin: offered.origin().to_owned(),
             reason: reason.to_owned(),
             held: held.map(|view| view.note.clone()).unwrap_or_default(),
             offered: offered.to_string(),

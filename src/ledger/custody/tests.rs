@@ -4,6 +4,7 @@ use prost::Message as _;
 use super::*;
 use crate::ledger::{
     entry::timestamp,
+    key_change::NewKey,
     merkle::{TileSource, Tree, leaf_hash},
     note::{Checkpoint, NodeKey},
 };
@@ -78,6 +79,7 @@ fn answer(size: u64, index: u64, city: u64, province: u64) -> pb::GetCustodyResp
             time: Some(timestamp(time(second))),
             note: text + &cosigner.cosign(&checkpoint, time(second)),
             verifier_key: cosigner.cosigner_key().to_string(),
+            key_changes: Vec::new(),
             inclusion: path(size),
             ..pb::Cosignature::default()
         }
@@ -242,4 +244,95 @@ proptest! {
             prop_assert_eq!(changed, ladder);
         }
     }
+}
+
+/// As [`answer`], after the origin and the city have new keys: the origin's newest checkpoint is signed with the new one, what
+/// was cosigned before bears the old ones. The change names `size`; `vouched` says whether the old key has signed it.
+fn rotated(size: u64, vouched: bool) -> pb::GetCustodyResponse {
+    let mut answer = answer(9, 2, 3, 7);
+    let change = |old: NodeKey, new: NodeKey, size, second| {
+        let statement = NewKey {
+            old: old.log_key(),
+            new: &new,
+            size,
+            root: [0; 32],
+            time: time(second),
+        };
+        statement.sign(vouched.then_some(&old)).unwrap().note()
+    };
+    let checkpoint: Note = answer.checkpoint.parse().unwrap();
+    answer.checkpoint = key(5, "qidong").sign(checkpoint.checkpoint());
+    if let Some(log) = &mut answer.log {
+        log.verifier_key = key(5, "qidong").log_key().to_string();
+        log.key_changes = vec![change(key(1, "qidong"), key(5, "qidong"), size, 0)];
+    }
+    let city = |seed| {
+        let origin = "nantong.gov.cn/nantong/00000001";
+        NodeKey::new(&[seed; 32], origin, "nantong.gov.cn/nantong")
+    };
+    answer.cosignatures[0].key_changes = vec![change(city(2), city(6), 0, 1_700_000_150)];
+    answer
+}
+
+#[test]
+fn one_who_trusts_a_key_trusts_what_it_has_led_to() {
+    let custody = Custody::of(&rotated(7, true)).unwrap();
+    let custody = Custody::parse(&custody.text()).unwrap();
+    let proven = |trusted: &[VerifierKey]| {
+        let ladder = custody.verify(trusted).unwrap();
+        ladder
+            .rungs
+            .iter()
+            .map(|rung| rung.trusted)
+            .collect::<Vec<_>>()
+    };
+    // The keys of before, and those of now; a key that came later says which one it has followed.
+    assert_eq!(proven(&trusted()), [true, true, true]);
+    let now = [
+        key(5, "qidong").log_key().clone(),
+        key(6, "nantong").cosigner_key().clone(),
+    ];
+    assert_eq!(proven(&now), [true, true, false]);
+    let stranger = [key(9, "qidong").log_key().clone()];
+    assert!(custody.verify(&stranger).is_err());
+    // Without the changes, the keys have nothing to do with each other.
+    let bare = Custody {
+        key_changes: Vec::new(),
+        ..custody.clone()
+    };
+    assert!(bare.verify(&trusted()).is_err());
+}
+
+#[test]
+fn a_key_is_believed_up_to_its_change_and_led_to_by_its_signature_alone() {
+    // The province cosigned a tree of 7, which the old key had signed: more than it is believed for.
+    let custody = Custody::of(&rotated(6, true)).unwrap();
+    let refused = custody.verify(&trusted()).unwrap_err().to_string();
+    assert!(refused.contains("believed up to size 6 only"), "{refused}");
+    // Nobody but an operator vouches for the new key: one who trusts the old one has no reason to.
+    let custody = Custody::of(&rotated(7, false)).unwrap();
+    let refused = custody.verify(&trusted()).unwrap_err().to_string();
+    assert!(refused.contains("another key"), "{refused}");
+    // One who was told of the new key trusts it, and what it says of the one before.
+    let now = [key(5, "qidong").log_key().clone()];
+    assert!(custody.verify(&now).unwrap().rungs[0].trusted);
+    // A cosignature of after the key was replaced.
+    let mut late = rotated(7, true);
+    late.cosignatures[0].key_changes = {
+        let city = |seed| {
+            let origin = "nantong.gov.cn/nantong/00000001";
+            NodeKey::new(&[seed; 32], origin, "nantong.gov.cn/nantong")
+        };
+        let (old, new) = (city(2), city(6));
+        let statement = NewKey {
+            old: old.log_key(),
+            new: &new,
+            size: 0,
+            root: [0; 32],
+            time: time(1_700_000_099),
+        };
+        vec![statement.sign(Some(&old)).unwrap().note()]
+    };
+    let refused = Custody::of(&late).unwrap().verify(&trusted()).unwrap_err();
+    assert!(refused.to_string().contains("was replaced at"), "{refused}");
 }

@@ -139,7 +139,7 @@ impl Board {
             };
             let beat = heartbeat::read(&view, &kept.heartbeat, now).ok();
             let signed: Option<Note> = kept.signed.parse().ok();
-            let signed = signed.filter(|note| note.verify_log(&view.key).is_ok());
+            let signed = signed.filter(|note| view.keys.verify(note).is_ok());
             self.change(view.log, |carried| {
                 if let Some(note) = &signed {
                     carried.has_signed(note);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Board, MAX_BATCH_BYTES, VERSION, batch::cut},
+    super::{Board, MAX_BATCH_BYTES, VERSION, batch::cut, keys::believed_note},
     file::Chunks,
 };
 use crate::{
@@ -36,8 +36,9 @@ pub async fn export(
     let published = board.ledger().published();
     let offers = published.logs.values().map(|view| pb::LogOffer {
         origin: view.origin().to_owned(),
-        verifier_key: view.key.to_string(),
-        checkpoint: view.note.clone(),
+        verifier_key: view.keys.current().to_string(),
+        checkpoint: believed_note(view),
+        key_changes: view.keys.notes(),
     });
     let hello = pb::Hello {
         version_min: VERSION,

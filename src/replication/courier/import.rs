@@ -58,6 +58,7 @@ where
         answers: answered,
         logs: BTreeMap::new(),
         cosigned: BTreeMap::new(),
+        key_changes: Vec::new(),
     };
     let (served, driven) = tokio::join!(
         mirror.serve(child, messages, answers),
@@ -118,6 +119,8 @@ struct Driver {
     logs: BTreeMap<String, Carried>,
     /// The newest of every log and node.
     cosigned: BTreeMap<(String, String), pb::Cosigned>,
+    /// How this node's own key came to be: whoever gets the receipt may not have heard of it.
+    key_changes: Vec<String>,
 }
 
 impl Driver {
@@ -183,7 +186,14 @@ impl Driver {
         if let Response::Cosigned(cosigned) = &message {
             let place = (cosigned.origin.clone(), cosigned.node.clone());
             let relayed = cosigned.node != self.own;
-            self.cosigned.insert(place, cosigned.clone());
+            let mut kept = cosigned.clone();
+            if !relayed {
+                kept.key_changes.clone_from(&self.key_changes);
+                if !cosigned.key_changes.is_empty() {
+                    kept.key_changes.clone_from(&cosigned.key_changes);
+                }
+            }
+            self.cosigned.insert(place, kept);
             if relayed {
                 return None;
             }
@@ -223,6 +233,7 @@ impl Driver {
     /// Where this node stands: what it cosigned before goes into the receipt too, for an earlier one may have
     /// been lost.
     fn welcomed(&mut self, welcome: pb::Welcome) {
+        self.key_changes.clone_from(&welcome.key_changes);
         for position in welcome.logs {
             if let Some(log) = self.logs.get_mut(&position.origin) {
                 (log.before, log.after) = (position.size, position.size);
@@ -235,6 +246,7 @@ impl Driver {
                     note: position.cosigned,
                     verifier_key: welcome.verifier_key.clone(),
                     node: welcome.node.clone(),
+                    key_changes: welcome.key_changes.clone(),
                 };
                 self.cosigned.insert(place, cosigned);
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::Stream;
 
 use super::{
-    super::{Agreement, Board, agreement, receipt},
+    super::{Agreement, Board, agreement, keys, receipt},
     Carried,
     file::Incoming,
     misplaced,
@@ -89,9 +89,9 @@ async fn take(
         let zh = "回执中的签名或根不符";
         Refusal::new(Reason::CheckpointInvalid).because(why, zh)
     };
-    let key = receipt::cosigner(board, &cosigned.node, &cosigned.verifier_key);
-    let read = key.and_then(|key| receipt::read(view, &cosigned.node, &key, &cosigned.note));
-    let read = read.map_err(invalid)?;
+    let (node, told) = (&cosigned.node, &cosigned.key_changes);
+    let cosigner = keys::cosigner(board, node, &cosigned.verifier_key, told).map_err(invalid)?;
+    let read = receipt::read(view, node, &cosigner, &cosigned.note).map_err(invalid)?;
     match agreement(board.ledger(), view, read.checkpoint()) {
         Ok(Agreement::Agrees) => {}
         Ok(_) if view.log == LogNo::OWN => return Err(restored(board, cosigned.size)),
@@ -102,6 +102,10 @@ async fn take(
             )));
         }
         Err(_) => return Err(Reason::DataDamaged.into()),
+    }
+    if !cosigner.news.is_empty() {
+        let kept = board.ledger().keep_key_changes(node.clone(), cosigner.news);
+        kept.await.map_err(|_| Refusal::new(Reason::ShuttingDown))?;
     }
     let now = LedgerTime::from(board.now());
     let mut cosignature = read.cosignature;

@@ -1,11 +1,18 @@
 //! Where the parent stands with a log, and what it means where that does not fit what is here.
 
+use std::sync::Arc;
+
 use super::{
-    super::{Agreement, LinkError, LinkState, agreement, batch::own_checkpoint, receipt},
+    super::{
+        Agreement, LinkError, LinkState, agreement,
+        batch::own_checkpoint,
+        keys::{self, Cosigner, Told},
+        receipt,
+    },
     Receipt, Request, Session, storage,
 };
 use crate::{
-    ledger::{LogView, entry::ledger_time, note::VerifierKey},
+    ledger::{Intake, LogView, entry::ledger_time, key_change::KeyChange},
     proto::replication::v1 as pb,
     types::LogNo,
 };
@@ -15,11 +22,15 @@ impl Session {
     pub(super) async fn place(
         &mut self,
         parent: &str,
-        key: &VerifierKey,
+        key: &Cosigner,
         position: &pb::LogPosition,
     ) -> Result<(), LinkError> {
         let Some(view) = self.known(&position.origin) else {
             return Ok(());
+        };
+        let view = match self.keys_above(view, &position.key_changes).await? {
+            Some(view) => view,
+            None => return Ok(()),
         };
         let receipt = match position.cosigned.as_str() {
             "" => None,
@@ -66,6 +77,60 @@ impl Session {
             Agreement::Contradicts => self.quarantine(&view, receipt).await?,
         }
         Ok(())
+    }
+
+    /// Changes of a log's key that the parent knows and this node does not. `None` where the log must wait for them.
+    async fn keys_above(
+        &mut self,
+        view: Arc<LogView>,
+        told: &[String],
+    ) -> Result<Option<Arc<LogView>>, LinkError> {
+        if told.is_empty() {
+            return Ok(Some(view));
+        }
+        let changes: Result<Vec<_>, _> = told.iter().map(|note| KeyChange::parse(note)).collect();
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(error) => {
+                let text = format!("the parent's word on its key: {error}");
+                self.stop(view.log, LinkState::Refused, &text);
+                return Ok(None);
+            }
+        };
+        if view.log == LogNo::OWN {
+            self.key_behind(&view, &changes);
+            return Ok(None);
+        }
+        match keys::take(self.ledger(), &view, changes.into_iter()).await {
+            Ok(()) => Ok(self.view(view.log)),
+            Err(Told::Stopped) => Err(LinkError::Stopping),
+            Err(Told::Refused(refusal)) => {
+                self.stop(view.log, LinkState::Refused, &refusal.to_string());
+                Ok(None)
+            }
+            Err(Told::Quarantined(reason)) => {
+                self.stop(view.log, LinkState::Quarantined, &reason);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The parent knows a key of this node's own log that the node does not. Signed by the key in force, it proves that
+    /// the node was restored from a copy of before the change.
+    fn key_behind(&mut self, view: &LogView, changes: &[KeyChange]) {
+        let proven =
+            |change: &&KeyChange| change.is_signed_by_old() && change.old() == view.keys.current();
+        let Some(change) = changes.iter().find(proven) else {
+            let text = "the parent believes another key of this node's log, by its operator's word";
+            return self.stop(view.log, LinkState::Refused, text);
+        };
+        let id = change.new_key().id();
+        let text = format!(
+            "this node's log is signed with key {id} at the parent, which the node itself does not know: it was \
+             restored from an old copy. It takes nothing in, or its log would fork; recover it first"
+        );
+        self.ledger().set_intake(Intake::BehindParent(text.clone()));
+        self.stop(view.log, LinkState::Refused, &text);
     }
 
     fn resume(&mut self, view: &LogView, size: u64, receipt: Option<Receipt>) {

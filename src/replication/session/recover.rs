@@ -55,6 +55,7 @@ impl Session {
             size: held,
             cosigned: String::new(),
             verifier_key: String::new(),
+            key_changes: Vec::new(),
         }));
         Ok(())
     }
@@ -104,7 +105,13 @@ impl Session {
         let ledger = self.ledger();
         let note = inflow::verify(ledger, &view, &batch, true).await?;
         // Whoever cosigned it above has no place in what this node keeps of logs from below.
-        let note = note.bearing(&[&view.key]);
+        let keys: Vec<_> = view
+            .keys
+            .periods()
+            .iter()
+            .map(|period| period.key)
+            .collect();
+        let note = note.bearing(&keys);
         let own = self.board.own().node();
         let cosigned = inflow::store(ledger, own, &view, batch, note).await?;
         Ok((view, cosigned))

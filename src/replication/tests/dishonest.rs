@@ -67,6 +67,7 @@ impl Forger {
         pb::LogOffer {
             origin: self.key.log_key().name().to_owned(),
             verifier_key: self.key.log_key().to_string(),
+            key_changes: Vec::new(),
             checkpoint: self.note(entries),
         }
     }

@@ -1,6 +1,7 @@
 //! Nodes that keep to the protocol.
 
 use super::*;
+use crate::ledger::note::VerifierKey;
 
 #[tokio::test]
 async fn a_county_brings_its_city_up_to_date() {

@@ -7,6 +7,7 @@ mod honest;
 mod random;
 mod recovered;
 mod restored;
+mod rotated;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -24,6 +25,7 @@ use crate::{
     ledger::{
         Intake, Options,
         rules::{Change, Intent, JudgeError, Judgement, Proposal, Revision, Rules},
+        seeds::MemorySeeds,
         staged::StateRead,
     },
     storage::{Batch, LogStore as _, MemoryLog, MemoryState, Position},
@@ -87,12 +89,16 @@ struct Disk {
     journal: Arc<MemoryLog>,
     state: Arc<MemoryState>,
     clock: Arc<ManualClock>,
+    seeds: Arc<MemorySeeds>,
 }
 
 impl Disk {
     fn new(node: &'static str) -> Self {
         let now = "2026-11-23T08:00:00Z".parse().unwrap();
+        let mut seed = [0; 32];
+        seed[..node.len()].copy_from_slice(node.as_bytes());
         Self {
+            seeds: Arc::new(MemorySeeds::new(seed)),
             node,
             journal: Arc::default(),
             state: Arc::default(),
@@ -111,21 +117,29 @@ impl Disk {
     }
 
     async fn open(&self) -> Ledger {
-        let mut seed = [0; 32];
-        seed[..self.node.len()].copy_from_slice(self.node.as_bytes());
-        let opened = Ledger::open(Options {
+        Ledger::open(self.options(false)).await.unwrap()
+    }
+
+    /// Its key is lost: a new one takes its place.
+    async fn replace_key(&self) {
+        let opened = Ledger::open(self.options(true)).await.unwrap();
+        opened.stop().await;
+    }
+
+    fn options(&self, key_is_lost: bool) -> Options {
+        Options {
             journal: self.journal.clone(),
             state: self.state.clone(),
             rules: Arc::new(Carry),
             clock: self.clock.clone(),
             trust_domain: "nantong.gov.cn".parse().unwrap(),
             node: self.node.parse().unwrap(),
-            seed,
+            seeds: self.seeds.clone(),
+            key_is_lost,
             incarnation: 7,
             head_file: None,
             progress: None,
-        });
-        opened.await.unwrap()
+        }
     }
 }
 

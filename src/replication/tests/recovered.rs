@@ -274,7 +274,7 @@ async fn what_a_parent_says_that_it_holds_is_checked() {
         .map(|log| (log.origin.to_string(), log.size()))
         .collect();
     assert_eq!(logs, [(county.origin(), 40)]);
-    assert_eq!(found.logs[0].key, *county.ledger.key().log_key());
+    assert_eq!(found.logs[0].keys.current(), county.ledger.key().log_key());
     assert!(found.logs[0].time.is_some());
     drop(barred);
     type Change = fn(&mut pb::Welcome);

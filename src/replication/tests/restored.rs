@@ -52,8 +52,8 @@ async fn a_restored_child_that_grew_is_found_out_and_others_go_on() {
         evidence.held.parse().unwrap(),
         evidence.offered.parse().unwrap(),
     );
-    let held = held.verify_log(&view.key).unwrap();
-    let offered = offered.verify_log(&view.key).unwrap();
+    let held = held.verify_log(view.keys.current()).unwrap();
+    let offered = offered.verify_log(view.keys.current()).unwrap();
     assert_eq!((held.size, offered.size), (10, 10));
     assert_ne!(held.root, offered.root);
     other.submit(0..10).await;

@@ -264,9 +264,12 @@ impl Statistics {
             return Ok(None);
         }
         let ledger = &self.shared.ledger;
-        let note = ledger.checkpoint_from(at.log, at.index.0 + 1)?;
-        let time = note.and_then(|n| n.verify_cosignature(ledger.key().cosigner_key()).ok());
-        Ok(time.map(LedgerTime::timestamp))
+        let published = ledger.published();
+        let Some(view) = published.logs.get(&at.log) else {
+            return Ok(None);
+        };
+        let cosigned = ledger.cosigned_here(view, at.index.0)?;
+        Ok(cosigned.map(|(time, _, _)| time.timestamp()))
     }
 }
 

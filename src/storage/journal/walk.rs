@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{Damage, FRAME_HEADER, FrameHeader, JournalId};
+use crate::storage::FrameKind;
 
 /// Read ahead in pieces of this size: large enough that small entries cost no system call each.
 const CHUNK: u64 = 256 * 1024;
@@ -103,7 +104,11 @@ impl Walk {
                 break;
             };
             // Kind, flags and the zero field: this alone rules out nearly every place.
-            if !(1..=5).contains(&bytes[12]) || bytes[13] > 1 || bytes[14] != 0 || bytes[15] != 0 {
+            if FrameKind::try_from(bytes[12]).is_err()
+                || bytes[13] > 1
+                || bytes[14] != 0
+                || bytes[15] != 0
+            {
                 continue;
             }
             if FrameHeader::decode(&bytes, self.journal)

@@ -1,0 +1,802 @@
+//! Logs whose keys change: honest ones go on, whoever was away learns of it; no forged change is believed.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ledger::{
+        Lost,
+        key_change::KeyChange,
+        key_history::Authorisation,
+        note::{NodeKey, VerifierKey},
+        seeds::{MemorySeeds, SeedStore as _},
+    },
+    proto::{
+        error::v1::ErrorReason,
+        replication::v1::{
+            replicate_request::Message as Request, replicate_response::Message as Response,
+        },
+    },
+};
+
+fn keys(node: &Node, origin: &str) -> Vec<VerifierKey> {
+    let view = node.ledger.log(origin).unwrap();
+    view.keys
+        .periods()
+        .iter()
+        .map(|period| period.key.clone())
+        .collect()
+}
+
+/// Parent and child hold the same entries under the same keys.
+#[track_caller]
+fn same_keys(below: &Node, above: &Node, origin: &str) {
+    same(below, above, origin);
+    assert_eq!(keys(below, origin), keys(above, origin), "{origin}");
+}
+
+/// An operator of a node believes what the other node says of its newest key.
+async fn authorise(at: &Node, of: &Node) {
+    let view = of.ledger.log("").unwrap();
+    let change = &view.keys.changes().last().unwrap().change;
+    let said = Authorisation {
+        key: change.new_key().clone(),
+        size: change.size(),
+        by: "spiffe://nantong.gov.cn/admin/operator".to_owned(),
+    };
+    at.ledger.authorise(said).await.unwrap();
+}
+
+/// As [`Node::sync`], of what was refused before; a refusal of the same moment would count as the answer.
+async fn sync_again(node: &Node) {
+    node.disk.clock.advance(Duration::from_secs(1));
+    node.sync().await;
+}
+
+#[tokio::test]
+async fn three_tiers_rotate_while_entries_go_up() {
+    let province = Node::top("jiangsu").await;
+    let city = Node::below("nantong", &province).await;
+    let county = Node::below("qidong", &city).await;
+    for round in 0..3 {
+        county.submit(round * 40..round * 40 + 20).await;
+        county.ledger.rotate(None).await.unwrap();
+        city.ledger.rotate(None).await.unwrap();
+        county.submit(round * 40 + 20..round * 40 + 40).await;
+        county.sync().await;
+        province.ledger.rotate(None).await.unwrap();
+        city.sync().await;
+    }
+    let origin = county.origin();
+    same_keys(&county, &city, &origin);
+    same_keys(&city, &province, &origin);
+    same_keys(&city, &province, &city.origin());
+    assert_eq!(keys(&province, &origin).len(), 4);
+    // What came back is cosigned with the keys of then, and the changes to those of now came with it.
+    county
+        .until(|n| {
+            n.ledger
+                .cosignatures(LogNo::OWN)
+                .unwrap()
+                .iter()
+                .any(|c| c.node == "jiangsu" && c.size == 120)
+        })
+        .await;
+    for (node, above) in [("nantong", &city), ("jiangsu", &province)] {
+        let changes = county.ledger.key_changes_above(node).unwrap();
+        assert!(!changes.is_empty(), "{node}");
+        let newest = changes.last().unwrap().change.new_key();
+        assert!(
+            above
+                .ledger
+                .log("")
+                .unwrap()
+                .keys
+                .position(newest)
+                .is_some()
+        );
+    }
+    for node in [county, city, province] {
+        let mut node = node.restart().await;
+        node.stop().await;
+        audited(&node.disk);
+    }
+}
+
+/// The journal of a node bears out everything in it, keys included.
+#[track_caller]
+fn audited(disk: &Disk) {
+    let scratch = MemoryState::default();
+    let (journal, state) = (disk.journal.as_ref(), disk.state.as_ref());
+    let report =
+        crate::ledger::audit::audit(journal, Some(state), &scratch, &Carry, &mut |_, _| ());
+    let defects = report.unwrap().defects;
+    assert!(defects.is_empty(), "{}: {defects:?}", disk.node);
+}
+
+#[tokio::test]
+async fn a_child_that_rotated_while_away_goes_on() {
+    let mut city = Node::top("nantong").await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    city.stop().await;
+    county.ledger.rotate(None).await.unwrap();
+    county.submit(10..20).await;
+    county.ledger.rotate(None).await.unwrap();
+    county.ledger.rotate(None).await.unwrap();
+    county.submit(20..30).await;
+    let county = county.restart().await;
+    let city = city.restart().await;
+    county.sync().await;
+    same_keys(&county, &city, &county.origin());
+    assert_eq!(keys(&city, &county.origin()).len(), 4);
+}
+
+#[tokio::test]
+async fn a_parent_of_an_older_state_learns_the_keys_again() {
+    let mut city = Node::top("nantong").await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    let early = city.ledger.published().end;
+    county.ledger.rotate(None).await.unwrap();
+    county.submit(10..20).await;
+    county.sync().await;
+    city.stop().await;
+    for lost in [city.disk.copy(early), Disk::new("nantong")] {
+        let mut city = Node::start(lost, city.address.clone(), None, true).await;
+        let (origin, mut follow) = (county.origin(), city.ledger.follow());
+        let whole = |view: Arc<LogView>| view.tree.size() == 20 && view.keys.changes().len() == 1;
+        let arrives = async {
+            while !city.ledger.log(&origin).is_some_and(whole) {
+                follow.changed().await.unwrap();
+            }
+        };
+        county.sync().await;
+        tokio::time::timeout(LONG, arrives).await.unwrap();
+        same_keys(&county, &city, &origin);
+        city.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_takes_something_back_waits_for_an_operator() {
+    let province = Node::top("jiangsu").await;
+    let city = Node::below("nantong", &province).await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..20).await;
+    county.sync().await;
+    city.sync().await;
+    let origin = county.origin();
+    let old: Note = city.ledger.log(&origin).unwrap().note.parse().unwrap();
+    county.ledger.rotate(Some(12)).await.unwrap();
+    county.submit(20..30).await;
+    county
+        .until(|n| n.uplink_of(&origin).state == LinkState::Refused)
+        .await;
+    let reason = county.uplink_of(&origin).reason;
+    let key = county.ledger.key().log_key().to_string();
+    assert!(
+        reason.contains(&format!("hefu key authorise {key} --from 12")),
+        "{reason}"
+    );
+    assert_eq!(city.child_of(&origin).state, LinkState::Refused);
+    assert_eq!(city.ledger.log(&origin).unwrap().tree.size(), 20);
+    authorise(&city, &county).await;
+    sync_again(&county).await;
+    same_keys(&county, &city, &origin);
+    // What the old key has signed beyond is not believed any more; what it signed before still is.
+    let view = city.ledger.log(&origin).unwrap();
+    assert!(view.keys.verify(&old).is_err());
+    assert!(view.believes(&view.note.parse().unwrap()));
+    assert!(city.ledger.checkpoint_from(&view, 13).unwrap().is_some());
+    // Every node above needs its own operator's word.
+    city.until(|n| n.uplink_of(&origin).state == LinkState::Refused)
+        .await;
+    authorise(&province, &county).await;
+    sync_again(&city).await;
+    same_keys(&county, &province, &origin);
+    let (mut city, mut province) = (city, province);
+    city.stop().await;
+    province.stop().await;
+    audited(&city.disk);
+    audited(&province.disk);
+}
+
+/// Without growing: the parent cosigns again what it holds, under the key that is believed.
+#[tokio::test]
+async fn what_is_held_is_cosigned_again_under_a_key_that_is_believed() {
+    let city = Node::top("nantong").await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    county.ledger.rotate(Some(0)).await.unwrap();
+    authorise(&city, &county).await;
+    keys_arrive(&county, &city).await;
+    sync_again(&county).await;
+    let believed = |view: &LogView| view.believes(&view.note.parse().unwrap());
+    let mut follow = city.ledger.follow();
+    while !believed(&city.ledger.log(&county.origin()).unwrap()) {
+        follow.changed().await.unwrap();
+    }
+    let view = city.ledger.log(&county.origin()).unwrap();
+    let note: Note = view.note.parse().unwrap();
+    assert_eq!(note.checkpoint().size, 10);
+    note.verify_log(view.keys.current()).unwrap();
+    note.verify_cosignature(city.ledger.key().cosigner_key())
+        .unwrap();
+    same_keys(&county, &city, &county.origin());
+}
+
+/// A county whose key is lost goes on with another, which each operator above has to authorise.
+#[tokio::test]
+async fn a_lost_key_is_replaced_with_an_operators_word() {
+    let city = Node::top("nantong").await;
+    let mut county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    county.stop().await;
+    let mut disk = county.disk.clone();
+    disk.seeds = Arc::new(MemorySeeds::default());
+    disk.replace_key().await;
+    let county = Node::on(disk, &city, true).await;
+    let origin = county.origin();
+    county.submit(10..20).await;
+    county
+        .until(|n| n.uplink_of(&origin).state == LinkState::Refused)
+        .await;
+    assert_eq!(city.ledger.log(&origin).unwrap().tree.size(), 10);
+    assert_eq!(city.ledger.log(&origin).unwrap().quarantined, None);
+    authorise(&city, &county).await;
+    sync_again(&county).await;
+    same_keys(&county, &city, &origin);
+    county.ledger.rotate(None).await.unwrap();
+    county.submit(20..25).await;
+    county.sync().await;
+    same_keys(&county, &city, &origin);
+}
+
+/// Disk and key are gone: the node is built anew from its parent, with a key that the parent's operator authorises.
+#[tokio::test]
+async fn a_county_that_lost_everything_is_rebuilt_with_a_new_key() {
+    let city = Node::top("nantong").await;
+    let mut county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.ledger.rotate(None).await.unwrap();
+    county.submit(10..20).await;
+    county.sync().await;
+    let origin = county.origin();
+    let (wire, last) = (county.wire.clone().unwrap(), county.ledger.log("").unwrap());
+    county.stop().await;
+    let (parent, domain) = (
+        "nantong".parse().unwrap(),
+        "nantong.gov.cn".parse().unwrap(),
+    );
+    let found = held(&wire, &parent, &domain).await.unwrap();
+    let lost = Lost {
+        keys: found.logs[0].keys.clone(),
+        note: found.logs[0].note.clone(),
+    };
+    let mut disk = Disk::new("qidong");
+    disk.seeds = Arc::new(MemorySeeds::default());
+    let begun = Ledger::open_behind(disk.options(true), Some(lost))
+        .await
+        .unwrap();
+    begun.stop().await;
+    let county = Node::on(disk, &city, true).await;
+    county
+        .until(|n| n.uplink_of(&origin).state == LinkState::Refused)
+        .await;
+    assert!(county.is_behind());
+    authorise(&city, &county).await;
+    keys_arrive(&county, &city).await;
+    sync_again(&county).await;
+    county.takes_in().await;
+    county.submit(20..25).await;
+    county.sync().await;
+    same_keys(&county, &city, &origin);
+    let view = county.ledger.log("").unwrap();
+    assert_eq!((view.keys.changes().len(), view.tree.size()), (2, 25));
+    assert!(view.keys.verify(&last.note.parse().unwrap()).is_ok());
+    for node in [county, city] {
+        let mut node = node;
+        node.stop().await;
+        audited(&node.disk);
+    }
+}
+
+/// A parent whose key is lost: its children wait for their own operators.
+#[tokio::test]
+async fn a_parents_lost_key_is_authorised_at_the_child() {
+    let mut city = Node::top("nantong").await;
+    let county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    city.stop().await;
+    let mut disk = city.disk.clone();
+    disk.seeds = Arc::new(MemorySeeds::default());
+    disk.replace_key().await;
+    let city = Node::start(disk, city.address.clone(), None, true).await;
+    county.submit(10..20).await;
+    let uplink = county.uplink.clone().unwrap();
+    let synced = uplink.sync(Duration::from_secs(2), |_| ()).await;
+    assert!(
+        !synced.complete && synced.reason.contains("hefu key authorise"),
+        "{synced:?}"
+    );
+    authorise(&county, &city).await;
+    sync_again(&county).await;
+    same(&county, &city, &county.origin());
+    let cosigned = county.ledger.cosignatures(LogNo::OWN).unwrap();
+    assert_eq!(
+        cosigned[0].verifier_key,
+        city.ledger.key().cosigner_key().to_string()
+    );
+    let mut county = county.restart().await;
+    county.sync().await;
+    county.stop().await;
+    audited(&county.disk);
+}
+
+/// A county restored from a copy of before its rotation must not sign with the old key again.
+#[tokio::test]
+async fn a_child_restored_from_before_its_rotation_takes_nothing_in() {
+    let city = Node::top("nantong").await;
+    let mut county = Node::below("qidong", &city).await;
+    county.submit(0..10).await;
+    county.sync().await;
+    let (old, [seed, _]) = (
+        county.ledger.published().end,
+        county.disk.seeds.load().unwrap(),
+    );
+    county.ledger.rotate(None).await.unwrap();
+    county.sync().await;
+    let origin = county.origin();
+    city.until(|n| n.ledger.log(&origin).unwrap().keys.changes().len() == 1)
+        .await;
+    county.stop().await;
+    let mut disk = county.disk.copy(old);
+    disk.seeds = Arc::new(MemorySeeds::new(seed.unwrap()));
+    let restored = Node::on(disk, &city, true).await;
+    restored
+        .until(|n| n.uplink_of(&origin).state == LinkState::Refused)
+        .await;
+    assert!(restored.is_behind());
+    assert!(
+        restored
+            .uplink_of(&origin)
+            .reason
+            .contains("restored from an old copy")
+    );
+    assert_eq!(city.ledger.log(&origin).unwrap().quarantined, None);
+}
+
+/// A child that says what the test wants of its keys.
+struct Forger {
+    link: Link,
+    log: Vec<Bytes>,
+}
+
+const ORIGIN: &str = "nantong.gov.cn/qidong/00000009";
+
+fn key(seed: u8) -> NodeKey {
+    NodeKey::new(&[seed; 32], ORIGIN, "nantong.gov.cn/qidong")
+}
+
+fn entries(count: usize) -> Vec<Bytes> {
+    (0..count)
+        .map(|n| Bytes::from(format!("entry {n}")))
+        .collect()
+}
+
+fn checkpoint(entries: &[Bytes]) -> Checkpoint {
+    let mut tree = crate::ledger::merkle::Tree::default();
+    for entry in entries {
+        tree.push(crate::ledger::merkle::leaf_hash(entry), |_| ());
+    }
+    Checkpoint {
+        origin: ORIGIN.to_owned(),
+        size: tree.size(),
+        root: tree.root(),
+    }
+}
+
+/// A statement that keys `old` and `new` may sign.
+fn statement(old: &NodeKey, new: &NodeKey, log: &[Bytes], signed: &[&NodeKey]) -> String {
+    let point = checkpoint(log);
+    let text = format!(
+        "hefu key change v1\n{}\n{}\n{}\n{}\n1700000000\n",
+        old.log_key(),
+        new.log_key(),
+        point.size,
+        point.text().lines().last().unwrap()
+    );
+    let lines: String = signed.iter().map(|key| key.line(&text)).collect();
+    format!("{text}\n{lines}")
+}
+
+impl Forger {
+    /// A child with one key whose first ten entries the city holds.
+    async fn connect(city: &Node) -> Self {
+        let link = join(
+            city.mirror(),
+            "qidong".parse().unwrap(),
+            usize::MAX,
+            usize::MAX,
+        );
+        let mut forger = Self {
+            link,
+            log: entries(20),
+        };
+        let logs = vec![forger.offer(&key(1), 10, Vec::new())];
+        let hello = Request::Hello(pb::Hello {
+            version_min: 1,
+            version_max: 1,
+            logs,
+            recover: false,
+        });
+        assert!(matches!(forger.ask(hello).await, Response::Welcome(_)));
+        assert!(matches!(
+            forger.batch(&key(1), 0..10).await,
+            Response::Cosigned(_)
+        ));
+        forger
+    }
+
+    fn offer(&self, key: &NodeKey, size: usize, key_changes: Vec<String>) -> pb::LogOffer {
+        pb::LogOffer {
+            origin: ORIGIN.to_owned(),
+            verifier_key: key.log_key().to_string(),
+            checkpoint: key.sign(&checkpoint(&self.log[..size])),
+            key_changes,
+        }
+    }
+
+    async fn ask(&mut self, message: Request) -> Response {
+        let message = Some(message);
+        self.link
+            .up
+            .send(pb::ReplicateRequest { message })
+            .await
+            .unwrap();
+        let heard = tokio::time::timeout(LONG, self.link.down.next()).await;
+        heard.unwrap().unwrap().unwrap().message.unwrap()
+    }
+
+    async fn offers(&mut self, offer: pb::LogOffer) -> Response {
+        self.ask(Request::Offer(pb::Offer { log: Some(offer) }))
+            .await
+    }
+
+    async fn batch(&mut self, key: &NodeKey, range: std::ops::Range<usize>) -> Response {
+        let batch = pb::Batch {
+            origin: ORIGIN.to_owned(),
+            start: range.start as u64,
+            entries: self.log[range.clone()].to_vec(),
+            checkpoint: key.sign(&checkpoint(&self.log[..range.end])),
+        };
+        self.ask(Request::Batch(batch)).await
+    }
+}
+
+#[track_caller]
+fn refused(answer: &Response) -> ErrorReason {
+    let Response::Refused(refused) = answer else {
+        panic!("{answer:?}")
+    };
+    refused.reason()
+}
+
+#[track_caller]
+fn stands(city: &Node, changes: usize, quarantined: bool) {
+    let view = city.ledger.log(ORIGIN).unwrap();
+    assert_eq!(view.keys.changes().len(), changes);
+    assert_eq!(
+        view.quarantined.is_some(),
+        quarantined,
+        "{:?}",
+        view.quarantined
+    );
+}
+
+/// Changes of the key of a log whose first ten entries are held, that nobody may believe: why not, and what is said.
+fn forged(log: &[Bytes]) -> Vec<(Vec<String>, ErrorReason)> {
+    use ErrorReason::{CheckpointInvalid, KeyNotAuthorised, LogForked};
+    let (one, two, three) = (key(1), key(2), key(3));
+    let at = |size: usize| &log[..size];
+    let other_log = NodeKey::new(
+        &[1; 32],
+        "nantong.gov.cn/rugao/00000001",
+        "nantong.gov.cn/rugao",
+    );
+    let other_new = NodeKey::new(
+        &[2; 32],
+        "nantong.gov.cn/rugao/00000001",
+        "nantong.gov.cn/rugao",
+    );
+    let mut spoilt = statement(&one, &two, at(10), &[&one, &two]);
+    spoilt = spoilt.replacen("1700000000", "1700000001", 1);
+    vec![
+        // The old key has not signed; the new one has not; a stranger has in the old one's place.
+        (
+            vec![statement(&one, &two, at(10), &[&two])],
+            KeyNotAuthorised,
+        ),
+        (
+            vec![statement(&one, &two, at(10), &[&one])],
+            CheckpointInvalid,
+        ),
+        (
+            vec![statement(&one, &two, at(10), &[&three, &two])],
+            CheckpointInvalid,
+        ),
+        // Changed after it was signed.
+        (vec![spoilt], CheckpointInvalid),
+        // Of another log, replayed.
+        (
+            vec![statement(
+                &other_log,
+                &other_new,
+                at(10),
+                &[&other_log, &other_new],
+            )],
+            CheckpointInvalid,
+        ),
+        // It takes back what the old key has signed.
+        (
+            vec![statement(&one, &two, at(9), &[&one, &two])],
+            KeyNotAuthorised,
+        ),
+        // It follows a key that this log never had.
+        (
+            vec![statement(&three, &two, at(10), &[&three, &two])],
+            LogForked,
+        ),
+    ]
+}
+
+/// Chains of changes that are none, and bytes that are no change.
+fn broken(log: &[Bytes]) -> Vec<Vec<String>> {
+    let (one, two, three) = (key(1), key(2), key(3));
+    let at = |size: usize| &log[..size];
+    let change = |old: &NodeKey, new: &NodeKey| statement(old, new, at(10), &[old, new]);
+    vec![
+        // It leads to another key than is offered.
+        vec![change(&one, &three)],
+        // One link of the chain is missing.
+        vec![change(&one, &key(4)), change(&key(5), &two)],
+        // Back to a key of before.
+        vec![change(&one, &two), change(&two, &one), change(&one, &two)],
+        vec!["hefu key change v1".to_owned()],
+        vec!["x".repeat(10_000)],
+        vec![change(&one, &two); 300],
+    ]
+}
+
+#[tokio::test]
+async fn forged_key_changes_are_refused_and_held_against_nobody() {
+    let city = Node::top("nantong").await;
+    let mut forger = Forger::connect(&city).await;
+    let (one, two) = (key(1), key(2));
+    let log = forger.log.clone();
+    let broken = broken(&log).into_iter();
+    let broken = broken.map(|changes| (changes, ErrorReason::CheckpointInvalid));
+    for (changes, reason) in forged(&log).into_iter().chain(broken) {
+        let shown = changes.first().cloned();
+        let offer = forger.offer(&two, 10, changes);
+        assert_eq!(refused(&forger.offers(offer).await), reason, "{shown:?}");
+        stands(&city, 0, false);
+    }
+    // Nothing of it stands in the way of the honest log.
+    let answer = forger.batch(&one, 10..12).await;
+    assert!(matches!(answer, Response::Cosigned(_)), "{answer:?}");
+    let answer = forger.batch(&two, 12..14).await;
+    assert_eq!(refused(&answer), ErrorReason::CheckpointInvalid);
+}
+
+#[tokio::test]
+async fn a_key_that_was_replaced_signs_nothing_more_and_follows_nowhere_else() {
+    let city = Node::top("nantong").await;
+    let mut forger = Forger::connect(&city).await;
+    let (one, two, three) = (key(1), key(2), key(3));
+    let log = forger.log.clone();
+    let change = statement(&one, &two, &log[..12], &[&one, &two]);
+    // It names a size ahead of what is held: up to there the old key still signs.
+    let offer = forger.offer(&two, 10, vec![change.clone()]);
+    assert!(matches!(forger.offers(offer).await, Response::Welcome(_)));
+    stands(&city, 1, false);
+    assert!(matches!(
+        forger.batch(&one, 10..12).await,
+        Response::Cosigned(_)
+    ));
+    assert_eq!(
+        refused(&forger.batch(&one, 12..14).await),
+        ErrorReason::CheckpointInvalid
+    );
+    assert!(matches!(
+        forger.batch(&two, 12..14).await,
+        Response::Cosigned(_)
+    ));
+    // Whoever has the old key cannot lead the log to a third.
+    let twice = statement(&one, &three, &log[..14], &[&one, &three]);
+    let offer = forger.offer(&three, 14, vec![twice]);
+    assert_eq!(
+        refused(&forger.offers(offer).await),
+        ErrorReason::CheckpointInvalid
+    );
+    stands(&city, 1, false);
+    // The old key's checkpoints of more than it is believed for are no evidence either.
+    let forked = entries(16).into_iter().rev().collect::<Vec<_>>();
+    let offer = pb::LogOffer {
+        checkpoint: one.sign(&checkpoint(&forked)),
+        ..forger.offer(&two, 14, vec![change])
+    };
+    assert_eq!(
+        refused(&forger.offers(offer).await),
+        ErrorReason::CheckpointInvalid
+    );
+    stands(&city, 1, false);
+    assert!(matches!(
+        forger.batch(&two, 14..20).await,
+        Response::Cosigned(_)
+    ));
+}
+
+#[tokio::test]
+async fn a_key_change_that_contradicts_the_log_is_evidence() {
+    let city = Node::top("nantong").await;
+    let mut forger = Forger::connect(&city).await;
+    let other = vec![Bytes::from_static(b"another"); 10];
+    let change = statement(&key(1), &key(2), &other, &[&key(1), &key(2)]);
+    let offer = forger.offer(&key(2), 10, vec![change.clone()]);
+    assert_eq!(refused(&forger.offers(offer).await), ErrorReason::LogForked);
+    stands(&city, 0, true);
+    let view = city.ledger.log(ORIGIN).unwrap();
+    let evidence = city
+        .ledger
+        .state()
+        .get(&crate::ledger::keys::evidence(view.log))
+        .unwrap();
+    let evidence: crate::proto::ledger::v1::Evidence =
+        prost::Message::decode(evidence.unwrap()).unwrap();
+    let (held, offered): (Note, _) = (
+        evidence.held.parse().unwrap(),
+        KeyChange::parse(&evidence.offered).unwrap(),
+    );
+    assert!(offered.is_signed_by_old());
+    assert_eq!(held.verify_log(offered.old()).unwrap().size, offered.size());
+    assert_ne!(held.checkpoint().root, *offered.root());
+}
+
+#[tokio::test]
+async fn entries_that_lead_past_a_key_change_to_another_root_are_evidence() {
+    let city = Node::top("nantong").await;
+    let mut forger = Forger::connect(&city).await;
+    let mut other = forger.log[..12].to_vec();
+    other[11] = Bytes::from_static(b"another");
+    let change = statement(&key(1), &key(2), &other, &[&key(1), &key(2)]);
+    let offer = forger.offer(&key(2), 10, vec![change]);
+    assert!(matches!(forger.offers(offer).await, Response::Welcome(_)));
+    assert_eq!(
+        refused(&forger.batch(&key(2), 10..14).await),
+        ErrorReason::LogForked
+    );
+    stands(&city, 1, true);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Submit(usize, usize),
+    Rotate(usize),
+    /// A node takes back what it signed above a part of its log, in tenths; the operators above agree.
+    Retire(usize, u64),
+    Break(usize, usize, usize),
+    Restart(usize),
+    Sync(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        5 => (0usize..3, 1usize..40).prop_map(|(node, n)| Step::Submit(node, n)),
+        4 => (0usize..3).prop_map(Step::Rotate),
+        2 => (0usize..3, 0u64..=10).prop_map(|(node, part)| Step::Retire(node, part)),
+        3 => (1usize..3, 1usize..9, 1usize..9).prop_map(|(n, up, down)| Step::Break(n, up, down)),
+        2 => (0usize..3).prop_map(Step::Restart),
+        2 => (1usize..3).prop_map(Step::Sync),
+    ];
+    proptest::collection::vec(step, 1..20)
+}
+
+async fn play(steps: Vec<Step>) {
+    let province = Node::top("jiangsu").await;
+    let city = Node::below("nantong", &province).await;
+    let county = Node::below("qidong", &city).await;
+    let mut nodes = vec![province, city, county];
+    let mut records = 0;
+    for step in steps {
+        match step {
+            Step::Submit(node, count) => {
+                nodes[node].submit(records..records + count).await;
+                records += count;
+            }
+            Step::Rotate(node) => {
+                nodes[node].ledger.rotate(None).await.unwrap();
+            }
+            Step::Retire(node, part) => {
+                // A word is given for one change at a time: those of before are taken first.
+                settle(&nodes).await;
+                let size = nodes[node].ledger.log("").unwrap().tree.size();
+                nodes[node]
+                    .ledger
+                    .rotate(Some(size * part / 10))
+                    .await
+                    .unwrap();
+                for above in &nodes[..node] {
+                    authorise(above, &nodes[node]).await;
+                }
+                settle(&nodes).await;
+            }
+            Step::Break(node, up, down) => {
+                let wire = nodes[node].wire.as_ref().unwrap();
+                lock(&wire.breaks).push((up, down));
+            }
+            Step::Restart(which) => {
+                let node = nodes.remove(which);
+                nodes.insert(which, node.restart().await);
+            }
+            Step::Sync(node) => nodes[node].sync().await,
+        }
+    }
+    settle(&nodes).await;
+    let (county, city) = (nodes[2].origin(), nodes[1].origin());
+    same_keys(&nodes[2], &nodes[1], &county);
+    same_keys(&nodes[1], &nodes[0], &county);
+    same_keys(&nodes[1], &nodes[0], &city);
+    for node in &mut nodes {
+        node.stop().await;
+        audited(&node.disk);
+    }
+}
+
+/// Everything of below is above, under the same keys.
+async fn settle(nodes: &[Node]) {
+    for node in &nodes[1..] {
+        lock(&node.wire.as_ref().unwrap().breaks).clear();
+    }
+    for (below, above) in [(2, 1), (1, 0)] {
+        keys_arrive(&nodes[below], &nodes[above]).await;
+        sync_again(&nodes[below]).await;
+    }
+}
+
+/// Waits until a node above holds every key of every log: a change is offered by itself, and nothing waits for it. One
+/// that was refused before the operator's word is offered again when somebody asks.
+async fn keys_arrive(below: &Node, above: &Node) {
+    let published = below.ledger.published();
+    let taken = |view: &Arc<LogView>| {
+        let above = above.ledger.log(view.origin());
+        above.is_some_and(|above| above.keys.changes().len() >= view.keys.changes().len())
+    };
+    let waiting = async {
+        let mut follow = above.ledger.follow();
+        while !published.logs.values().all(taken) {
+            let _ = tokio::time::timeout(Duration::from_millis(20), follow.changed()).await;
+            below.disk.clock.advance(Duration::from_secs(1));
+            let uplink = below.uplink.as_ref().unwrap();
+            uplink.sync(LONG, |_| ()).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting)
+        .await
+        .expect("the keys never arrive");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn keys_and_entries_arrive_whatever_breaks(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(play(steps));
+    }
+}
