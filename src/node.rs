@@ -192,8 +192,7 @@ impl Node {
         let board = board(&config, &ledger, &clock)?;
         board.expect(reference.children.clone(), config.node.utc_offset);
         let uplink = uplink(&config, keys.clone(), board.clone(), true)?;
-        let own = ledger.log("");
-        let origin = own.map_or_else(String::new, |view| view.origin().to_owned());
+        let origin = board.own().to_string();
         let tokens = Tokens::new(&data.token_secret()?);
         let methods = Methods::new(&registers);
         let watching = Watching::new(&registers, &reference);

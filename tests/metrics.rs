@@ -70,6 +70,10 @@ async fn start(domain: &Domain, name: &str, parent: Option<(&str, SocketAddr)>) 
     let mut config = domain.config(name, parent);
     config.metrics.listen = Some("127.0.0.1:0".parse().unwrap());
     config.tls.crls = vec![domain.folder.path().join("pki/crl.pem")];
+    if parent.is_none() {
+        domain.replace("children.csv", "node,name\nqidong,启东市\n");
+        config.reference.children = Some(domain.folder.path().join("children.csv"));
+    }
     Running::start(config).await
 }
 
@@ -138,6 +142,10 @@ async fn what_is_documented_is_served_and_nothing_else() {
     drop(watch);
 
     let above = read(&city).await;
+    assert_eq!(
+        value(&above, "hefu_child_missing{node=\"qidong\"}"),
+        Some(0.0)
+    );
     let origin = county.ledger.log("").unwrap().origin().to_owned();
     assert_eq!(
         value(

@@ -161,7 +161,8 @@ impl Board {
     }
 
     /// The own log's origin: trust domain and node are in it.
-    pub(super) fn own(&self) -> &Origin {
+    #[must_use]
+    pub fn own(&self) -> &Origin {
         &self.own
     }
 

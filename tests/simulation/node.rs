@@ -7,6 +7,7 @@ use hefu::{
     ledger::{
         Intake, Ledger, Options,
         rules::{Change, Intent, JudgeError, Judgement, Proposal, Revision, Rules},
+        seeds::MemorySeeds,
         staged::StateRead,
     },
     replication::{Admission, Board, Mirror, Uplink, UplinkOptions},
@@ -147,7 +148,8 @@ impl Node {
             clock: disk.clock.clone(),
             trust_domain: "nantong.gov.cn".parse().unwrap(),
             node: self.name.parse().unwrap(),
-            seed: seed_of(self.name),
+            seeds: Arc::new(MemorySeeds::new(seed_of(self.name))),
+            key_is_lost: false,
             incarnation: 7,
             head_file: None,
             progress: None,

@@ -226,7 +226,7 @@ impl World {
         let held = city.log(view.origin())?.tree.size();
         let offer = pb::LogOffer {
             origin: view.origin().to_owned(),
-            verifier_key: view.key.to_string(),
+            verifier_key: view.keys.current().to_string(),
             checkpoint: view.note.clone(),
             ..pb::LogOffer::default()
         };
