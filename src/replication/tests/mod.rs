@@ -8,6 +8,7 @@ mod random;
 mod recovered;
 mod restored;
 mod rotated;
+mod usurped;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
