@@ -2,6 +2,7 @@
 
 mod data;
 mod heard;
+mod incarnation;
 mod keys;
 mod metrics;
 mod recover;
@@ -18,6 +19,7 @@ use self::{
     upkeep::Upkeep,
 };
 pub use data::{DataFolder, Stores};
+pub use incarnation::{Begun, new_incarnation};
 use jiff::Timestamp;
 pub use keys::KEYS_CHECK;
 pub use recover::{Recovered, RecoveredLog, Recovery, recover};
@@ -451,7 +453,8 @@ async fn try_open_ledger(
         seed,
         incarnation: match lost {
             Some(log) => log.origin.incarnation().0,
-            None => u32::from_be_bytes(incarnation),
+            // There is always room for the incarnations after it.
+            None => u32::from_be_bytes(incarnation) >> 1,
         },
         head_file: Some(data.head()),
         progress: Some(Box::new(|at: Position, of: Position| {

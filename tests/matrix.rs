@@ -142,8 +142,8 @@ enum Due {
 
 use Due::{Hashes, Hidden, Refused, Shown};
 use ErrorReason::{
-    AgencyMismatch, CourierInvalid, IndexOutOfRange, MethodNotAllowed, ParentUnavailable,
-    RecordNotFound,
+    AgencyMismatch, CourierInvalid, FieldInvalid, IndexOutOfRange, LogNotFound, MethodNotAllowed,
+    ParentUnavailable, RecordNotFound,
 };
 
 /// The policy of this test in words that do not come from the program.
@@ -212,6 +212,19 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
         ("hefu.replication.v1.ReplicationService", "Replicate") => match (role, relation) {
             (Role::Child, Relation::Own) => Shown,
             (Role::Child, _) => Hidden,
+            _ => denied,
+        },
+        // There is no evidence here: that it is missed shows that the call was let through.
+        ("hefu.ledger.v1.EvidenceService", "ListEvidence") => match role {
+            Role::Admin | Role::Auditor => Shown,
+            _ => denied,
+        },
+        ("hefu.ledger.v1.EvidenceService", "GetEvidence") => match role {
+            Role::Admin | Role::Auditor => Refused(LogNotFound),
+            _ => denied,
+        },
+        ("hefu.ledger.v1.EvidenceService", "ResolveEvidence") => match role {
+            Role::Admin => Refused(FieldInvalid),
             _ => denied,
         },
         ("hefu.audit.v1.AuditService", _) => match role {

@@ -5,6 +5,8 @@ pub mod bench;
 pub mod client;
 mod courier;
 pub mod demo;
+mod evidence;
+mod incarnation;
 mod pki;
 mod policy;
 mod recover;
@@ -84,6 +86,10 @@ enum Command {
     Audit(audit::Audit),
     /// Measure a node beside a bare server
     Bench(bench::Bench),
+    /// Begin a new log, once the parent has closed the former one
+    NewIncarnation(incarnation::NewIncarnation),
+    /// Evidence against a log, and the way out of its quarantine
+    Evidence(evidence::EvidenceArgs),
     /// Ask an access policy, or test it
     Policy(policy::Policy),
     /// Show how a node stands
@@ -158,6 +164,8 @@ async fn run(cli: Cli) -> Exit {
         Command::Courier(courier) => courier.run(&connection).await,
         Command::Audit(audit) => audit.run(&connection).await,
         Command::Bench(bench) => bench.run(&connection).await,
+        Command::NewIncarnation(new) => new.run().await,
+        Command::Evidence(evidence) => evidence.run(&connection).await,
         Command::Policy(policy) => policy.run(),
         Command::Pki(pki) => pki.run(),
         Command::Status(status) => status.run(&connection).await.map_err(CliError::from),

@@ -51,12 +51,13 @@ const PAGE: i32 = 1_000;
 #[command(
     after_help = "Example:\n  hefu verify /var/lib/hefu\n  hefu verify --live --server \
     https://city:7443 --cert admin.pem --key admin.key\n  hefu verify --custody \
-    R-2024-0001.custody.json --vkeys trusted-keys.txt\n\nExit codes: 0 everything verifies, 7 \
+    R-2024-0001.custody.json --vkeys trusted-keys.txt\n  hefu verify --evidence fork.json --vkeys \
+    trusted-keys.txt\n\nExit codes: 0 everything verifies, 7 \
     something does not, 1 it could not be read"
 )]
 pub struct Verify {
     /// The data folder
-    #[arg(required_unless_present_any = ["live", "custody"])]
+    #[arg(required_unless_present_any = ["live", "custody", "evidence"])]
     folder: Option<PathBuf>,
     /// Ask the node at --server instead
     #[arg(long, conflicts_with = "folder")]
@@ -69,6 +70,9 @@ impl Verify {
     pub(super) async fn run(self, connection: &Connection) -> Result<Exit, CliError> {
         if let Some(file) = &self.custody.custody {
             return self.custody.run(file, connection.output);
+        }
+        if let Some(file) = &self.custody.evidence {
+            return self.custody.evidence(file, connection.output);
         }
         let report = match self.folder {
             Some(folder) => tokio::task::spawn_blocking(move || self::folder(&folder))

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     proto::ledger::v1 as pb,
     storage::{Batch, Frame, FrameKind, LogStore, StateStore, StorageError},
-    types::{LogIndex, LogNo},
+    types::{LogIndex, LogNo, Origin},
 };
 
 /// The trees of all logs, as far as the state reflects them.
@@ -170,7 +170,8 @@ pub fn apply(
             );
         }
         FrameKind::Cosignature => apply_cosignature(frame, staged)?,
-        FrameKind::Evidence => staged.put(keys::evidence(frame.log), frame.payload.clone()),
+        FrameKind::Evidence => apply_evidence(frame, staged)?,
+        FrameKind::Resolution => staged.put(keys::resolution(frame.log), frame.payload.clone()),
         FrameKind::Entry => {
             let at = EntryRef {
                 log: frame.log,
@@ -201,7 +202,7 @@ pub fn apply_entry(
     tree.push(parsed.leaf, |tile| put_tile(staged, log, &tile));
     staged.put(keys::size(log), tree.size().to_be_bytes().to_vec());
     match &parsed.entry {
-        Some((entry, head)) if continues(before.as_ref(), entry) => {
+        Some((entry, head)) if continues(before.as_ref(), entry, staged)? => {
             let keys = parsed.keys.as_deref();
             apply_revision((entry, head, keys), before, rules, entries, staged)?;
         }
@@ -215,6 +216,21 @@ fn put_tile(staged: &mut Staged<'_>, log: LogNo, tile: &Tile) {
         keys::tile(log, tile.level, tile.number),
         tile.hashes.concat(),
     );
+}
+
+/// Evidence is numbered as it comes.
+fn apply_evidence(frame: &Frame, staged: &mut Staged<'_>) -> Result<(), StorageError> {
+    let decode = |bytes: Bytes| pb::Evidence::decode(bytes).unwrap_or_default();
+    let newest = staged.get(&keys::evidence(frame.log))?.map(decode);
+    let number = newest.map_or(0, |newest| newest.number) + 1;
+    let evidence = pb::Evidence {
+        number,
+        ..decode(frame.payload.clone())
+    };
+    let (bytes, number) = (evidence.encode_to_vec(), u64::try_from(number).unwrap_or(0));
+    staged.put(keys::evidence_number(frame.log, number), bytes.clone());
+    staged.put(keys::evidence(frame.log), bytes);
+    Ok(())
 }
 
 /// A node's newest cosignature stays; an older one that arrives late does not replace it. Of each size the
@@ -277,18 +293,38 @@ fn revision(entry: &StoredEntry) -> Revision<'_> {
     }
 }
 
-/// Only the log on which a record was created writes its revisions, one after the other. What does not
-/// continue the record, as a dishonest node may send, is carried as bytes and changes nothing.
-fn continues(before: Option<&Head>, entry: &StoredEntry) -> bool {
+/// Only the node on which a record was created writes its revisions, one after the other in one log; a newer log of
+/// that node takes the record over, with a first revision of its own. What does not continue the record, as a
+/// dishonest node may send, is carried as bytes and changes nothing.
+fn continues(
+    before: Option<&Head>,
+    entry: &StoredEntry,
+    staged: &Staged<'_>,
+) -> Result<bool, StorageError> {
+    let begins = entry.revision() == 1 && entry.message.previous.is_none();
     match before {
-        None => entry.revision() == 1 && entry.message.previous.is_none(),
-        Some(head) => {
-            head.entry.log == entry.at.log
-                && entry.message.previous == Some(head.entry.index.0)
-                && entry.revision() == head.revision + 1
-                && entry.created == head.created
+        None => Ok(begins),
+        Some(head) if head.entry.log != entry.at.log => {
+            Ok(begins && succeeds(head.entry.log, entry.at.log, staged)?)
         }
+        Some(head) => Ok(entry.message.previous == Some(head.entry.index.0)
+            && entry.revision() == head.revision + 1
+            && entry.created == head.created),
     }
+}
+
+/// Whether two logs are of one node, and the second is the newer one.
+fn succeeds(former: LogNo, log: LogNo, staged: &Staged<'_>) -> Result<bool, StorageError> {
+    let origin = |log| -> Result<Option<Origin>, StorageError> {
+        let bytes = staged.get(&keys::log(log))?;
+        let log = bytes.and_then(|bytes| pb::Log::decode(bytes).ok());
+        Ok(log.and_then(|log| log.origin.parse().ok()))
+    };
+    let (Some(former), Some(newer)) = (origin(former)?, origin(log)?) else {
+        return Ok(false);
+    };
+    let same = former.domain() == newer.domain() && former.node() == newer.node();
+    Ok(same && newer.incarnation() > former.incarnation())
 }
 
 fn remember_request(entry: &StoredEntry, staged: &mut Staged<'_>) {
@@ -306,17 +342,21 @@ fn count(
     entry: &StoredEntry,
     staged: &mut Staged<'_>,
 ) -> Result<(), StorageError> {
-    let key = keys::count(entry.name.register(), entry.at.log);
-    let mut counts = Counts::from_bytes(staged.get(&key)?.as_deref());
-    match before.map(|head| head.withdrawn) {
-        Some(true) => counts.withdrawn = counts.withdrawn.saturating_sub(1),
-        Some(false) => counts.live = counts.live.saturating_sub(1),
-        None => {}
+    let register = entry.name.register();
+    if let Some(head) = before {
+        let key = keys::count(register, head.entry.log);
+        let mut counts = Counts::from_bytes(staged.get(&key)?.as_deref());
+        match head.withdrawn {
+            true => counts.withdrawn = counts.withdrawn.saturating_sub(1),
+            false => counts.live = counts.live.saturating_sub(1),
+        }
+        staged.put(key, counts.to_bytes());
     }
-    if entry.withdrawn() {
-        counts.withdrawn += 1;
-    } else {
-        counts.live += 1;
+    let key = keys::count(register, entry.at.log);
+    let mut counts = Counts::from_bytes(staged.get(&key)?.as_deref());
+    match entry.withdrawn() {
+        true => counts.withdrawn += 1,
+        false => counts.live += 1,
     }
     staged.put(key, counts.to_bytes());
     Ok(())

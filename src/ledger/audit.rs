@@ -159,6 +159,11 @@ fn check_frame(frame: &Frame, trees: &mut Trees, state: &dyn StateStore, report:
                 log.quarantined = Some(evidence.reason);
             }
         }
+        FrameKind::Resolution => {
+            if let Some(log) = report.logs.get_mut(&frame.log) {
+                log.quarantined = None;
+            }
+        }
     }
 }
 

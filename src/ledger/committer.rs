@@ -95,6 +95,11 @@ pub(super) enum Command {
         String,
         oneshot::Sender<Result<(), SubmitError>>,
     ),
+    Resolve(
+        LogNo,
+        Box<pb::Resolution>,
+        oneshot::Sender<Result<bool, SubmitError>>,
+    ),
     Stop(oneshot::Sender<()>),
 }
 
@@ -129,7 +134,8 @@ struct Group<'a> {
 struct Touch {
     registered: Option<VerifierKey>,
     note: Option<String>,
-    quarantined: Option<String>,
+    /// Why it is quarantined now, and why closed.
+    standing: Option<(Option<String>, Option<String>)>,
 }
 
 enum Answer {
@@ -140,6 +146,7 @@ enum Answer {
     Mirror(oneshot::Sender<Result<Mirrored, SubmitError>>, Mirrored),
     Register(oneshot::Sender<Result<LogNo, SubmitError>>, LogNo),
     Done(oneshot::Sender<Result<(), SubmitError>>),
+    Resolve(oneshot::Sender<Result<bool, SubmitError>>, bool),
 }
 
 impl Committer {
@@ -277,6 +284,10 @@ impl Committer {
             Command::Quarantine(log, offered, reason, reply) => {
                 self.contradicted(log, &offered, &reason, group)?;
                 group.answers.push(Answer::Done(reply));
+            }
+            Command::Resolve(log, resolution, reply) => {
+                let resolved = self.resolve(log, *resolution, group)?;
+                group.answers.push(Answer::Resolve(reply, resolved));
             }
             Command::Stop(_) => {}
         }
@@ -507,9 +518,11 @@ impl Committer {
                 let held_note = held.as_ref().map(|view| view.note.clone());
                 touch.note.or(held_note).unwrap_or_default()
             };
-            let quarantined = touch
-                .quarantined
-                .or_else(|| held.and_then(|view| view.quarantined.clone()));
+            let standing = || {
+                held.as_ref()
+                    .map(|view| (view.quarantined.clone(), view.closed.clone()))
+            };
+            let (quarantined, closed) = touch.standing.or_else(standing).unwrap_or_default();
             next.logs.insert(
                 log,
                 Arc::new(LogView {
@@ -518,6 +531,7 @@ impl Committer {
                     tree,
                     note,
                     quarantined,
+                    closed,
                 }),
             );
         }
@@ -584,6 +598,9 @@ fn respond(answer: Answer, published: &Published) {
         }
         Answer::Done(reply) => {
             let _ = reply.send(Ok(()));
+        }
+        Answer::Resolve(reply, resolved) => {
+            let _ = reply.send(Ok(resolved));
         }
     }
 }

@@ -12,7 +12,9 @@
 //! | `c` log u32, size u64 | checkpoint received at that size, a note |
 //! | `g` log u32, node | `hefu.ledger.v1.Cosignature`: another node's newest one |
 //! | `r` log u32, node 0 size u64 | `hefu.ledger.v1.Cosignature`: that node's first one of that size |
-//! | `e` log u32 | `hefu.ledger.v1.Evidence`: why the log is quarantined |
+//! | `e` log u32 | `hefu.ledger.v1.Evidence`: the newest |
+//! | `E` log u32, number u64 | `hefu.ledger.v1.Evidence`: all of it, from 1 |
+//! | `w` log u32 | `hefu.ledger.v1.Resolution`: the newest decision about it |
 //! | `t` log u32, level u8, number u64 | a full tile: 64 hashes |
 //! | `h` register 0 agency 0 item | [`super::head::Head`] of a record |
 //! | `q` agency 0 uuid | what a request_id did: log u32, index u64, hash |
@@ -31,6 +33,8 @@ pub const FORMAT_KEY: &[u8] = b"!format";
 pub const LOGS: &[u8] = b"l";
 /// Prefix of all quarantined logs.
 pub const EVIDENCE: &[u8] = b"e";
+/// Prefix of the heads of all records.
+pub const HEADS: &[u8] = b"h";
 /// Prefix of the counts of all registers.
 pub const COUNTS: &[u8] = b"n";
 /// The prefix under which registers keep their index keys.
@@ -115,6 +119,26 @@ pub fn receipt(log: LogNo, node: &str, size: u64) -> Vec<u8> {
 #[must_use]
 pub fn evidence(log: LogNo) -> Vec<u8> {
     of_log(b'e', log)
+}
+
+/// All evidence of a log.
+#[must_use]
+pub fn evidences(log: LogNo) -> Vec<u8> {
+    of_log(b'E', log)
+}
+
+/// See the table.
+#[must_use]
+pub fn evidence_number(log: LogNo, number: u64) -> Vec<u8> {
+    let mut key = evidences(log);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// See the table.
+#[must_use]
+pub fn resolution(log: LogNo) -> Vec<u8> {
+    of_log(b'w', log)
 }
 
 /// See the table.

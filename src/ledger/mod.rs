@@ -8,6 +8,7 @@ mod committer;
 pub mod custody;
 mod decide;
 pub mod entry;
+pub mod evidence;
 pub mod head;
 pub mod keys;
 pub mod merkle;
@@ -75,6 +76,8 @@ pub struct LogView {
     pub note: String,
     /// Why it is quarantined.
     pub quarantined: Option<String>,
+    /// Why an operator has closed it: it stays as it is, for ever.
+    pub closed: Option<String>,
 }
 
 impl LogView {
@@ -229,6 +232,8 @@ pub enum Mirrored {
     Elsewhere(u64),
     /// The log is quarantined, perhaps for this batch.
     Quarantined(String),
+    /// An operator has closed the log.
+    Closed(String),
     /// The disk is below its watermark, or storage failed.
     NoSpace,
     /// No such log; or the own one, while nothing of it is missing.
@@ -342,6 +347,20 @@ impl Ledger {
         reason: String,
     ) -> Result<(), SubmitError> {
         self.ask(|reply| Command::Quarantine(log, Box::new(offered), reason, reply))
+            .await
+    }
+
+    /// Keeps an operator's decision about a quarantined log, which is in force when this returns; `false` where the
+    /// log is not quarantined.
+    ///
+    /// # Errors
+    /// [`SubmitError::Stopped`].
+    pub async fn resolve(
+        &self,
+        log: LogNo,
+        resolution: pb::Resolution,
+    ) -> Result<bool, SubmitError> {
+        self.ask(|reply| Command::Resolve(log, Box::new(resolution), reply))
             .await
     }
 
@@ -569,6 +588,39 @@ impl Ledger {
         found
             .map(|pair| pair.map(|(_, v)| pb::Cosignature::decode(v).unwrap_or_default()))
             .collect()
+    }
+
+    /// What a log was registered with.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn registration(&self, log: LogNo) -> Result<pb::Log, StorageError> {
+        let held = self.state.get(&keys::log(log))?;
+        Ok(held
+            .and_then(|bytes| pb::Log::decode(bytes).ok())
+            .unwrap_or_default())
+    }
+
+    /// All evidence of a log, oldest first.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn evidence(&self, log: LogNo) -> Result<Vec<pb::Evidence>, StorageError> {
+        let found = self
+            .state
+            .scan(KeyRange::prefix(&keys::evidences(log)), false);
+        found
+            .map(|pair| pair.map(|(_, v)| pb::Evidence::decode(v).unwrap_or_default()))
+            .collect()
+    }
+
+    /// The newest decision about a log.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn resolution(&self, log: LogNo) -> Result<Option<pb::Resolution>, StorageError> {
+        let held = self.state.get(&keys::resolution(log))?;
+        Ok(held.and_then(|bytes| pb::Resolution::decode(bytes).ok()))
     }
 
     /// For every other node that has cosigned an entry of a log: its first cosignature that covers it.

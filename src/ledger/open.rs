@@ -346,16 +346,14 @@ fn published(
             .as_deref()
             .and_then(parse_note)
             .map(|note| note.to_string());
-        let evidence = state.get(&keys::evidence(*log))?;
-        let evidence = evidence.and_then(|bytes| pb::Evidence::decode(bytes).ok());
+        let standing = standing(*log, state)?;
         let view = LogView {
             log: *log,
             key,
             tree: Tree::clone(tree),
             note: note.unwrap_or_default(),
-            quarantined: evidence
-                .filter(|_| *log != LogNo::OWN)
-                .map(|evidence| evidence.reason),
+            quarantined: standing.0,
+            closed: standing.1,
         };
         logs.insert(*log, Arc::new(view));
     }
@@ -363,6 +361,21 @@ fn published(
         end: journal.end(),
         logs,
     })
+}
+
+/// Why a log of another origin is quarantined, and why it was closed.
+fn standing(
+    log: LogNo,
+    state: &dyn StateStore,
+) -> Result<(Option<String>, Option<String>), StorageError> {
+    let resolution = state.get(&keys::resolution(log))?;
+    let resolution = resolution.and_then(|bytes| pb::Resolution::decode(bytes).ok());
+    let settled = resolution.as_ref().map_or(0, |r| r.evidence);
+    let closed = resolution.filter(|r| r.action() == pb::ResolutionAction::Close);
+    let evidence = state.get(&keys::evidence(log))?;
+    let evidence = evidence.and_then(|bytes| pb::Evidence::decode(bytes).ok());
+    let open = evidence.filter(|e| log != LogNo::OWN && closed.is_none() && e.number > settled);
+    Ok((open.map(|e| e.reason), closed.map(|r| r.reason)))
 }
 
 /// The journal must hold what the head file says was signed: a shorter or other one would fork the log.

@@ -85,6 +85,18 @@ impl DataFolder {
         self.0.join("heard.json")
     }
 
+    /// The journal of a new log that is about to be begun; while it is there, the node does not start.
+    #[must_use]
+    pub fn next(&self) -> PathBuf {
+        self.0.join("next")
+    }
+
+    /// Where the journal of a log lies that the node has given up.
+    #[must_use]
+    pub fn former(&self, incarnation: &str) -> PathBuf {
+        self.0.join(format!("former-{incarnation}"))
+    }
+
     /// The log's signing seed: 32 bytes, readable by its owner only.
     #[must_use]
     pub fn seed(&self) -> PathBuf {
@@ -179,6 +191,10 @@ impl Stores {
     /// [`NodeError::Storage`].
     pub fn open(config: &Config) -> Result<Self, NodeError> {
         let (data, storage) = (DataFolder::new(&config.node.data), &config.storage);
+        if data.next().exists() {
+            let text = "a new log is half begun; run `hefu new-incarnation` again";
+            return Err(NodeError::Failed(text.to_owned()));
+        }
         let options = JournalOptions {
             segment_bytes: storage.segment_mib * 1024 * 1024,
             ..JournalOptions::default()

@@ -46,6 +46,23 @@ pub(super) fn forked(reason: &str) -> Refusal {
     Refusal::new(Reason::LogForked).because(reason, "已保留证据，请联系上级运维人员")
 }
 
+fn closed(reason: &str) -> Refusal {
+    let (en, zh) = (
+        format!("an operator has closed this log: {reason}"),
+        "运维人员已关闭此日志，请以新的日志继续",
+    );
+    Refusal::new(Reason::LogClosed).because(en, zh)
+}
+
+/// Whether a log is taken at all: one that is quarantined or closed is not.
+pub(super) fn takes(view: &LogView) -> Result<(), Fault> {
+    match (&view.closed, &view.quarantined) {
+        (Some(reason), _) => Err(Fault::Log(closed(reason))),
+        (None, Some(reason)) => Err(Fault::Log(forked(reason))),
+        (None, None) => Ok(()),
+    }
+}
+
 /// Compares what a log's origin has signed with what is held. What contradicts it is kept.
 pub(super) async fn compare(ledger: &Ledger, view: &LogView, note: Note) -> Result<(), Fault> {
     if agreement(ledger, view, note.checkpoint())? != Agreement::Contradicts {
@@ -68,9 +85,7 @@ pub(super) async fn verify(
     batch: &pb::Batch,
     relayed: bool,
 ) -> Result<Note, Fault> {
-    if let Some(reason) = &view.quarantined {
-        return Err(Fault::Log(forked(reason)));
-    }
+    takes(view)?;
     let note = signed_checkpoint(&batch.checkpoint, &view.key).map_err(Fault::Log)?;
     check(batch, note.checkpoint()).map_err(Fault::Log)?;
     if view.log != LogNo::OWN {
@@ -123,6 +138,7 @@ fn stored_as(ledger: &Ledger, mirrored: Mirrored) -> Result<(u64, String), Fault
         Mirrored::Cosigned { size, note } => Ok((size, note)),
         Mirrored::Elsewhere(size) => Err(Fault::Elsewhere(size)),
         Mirrored::Quarantined(reason) => Err(Fault::Log(forked(&reason))),
+        Mirrored::Closed(reason) => Err(Fault::Log(closed(&reason))),
         Mirrored::Unknown => Err(Fault::Log(Reason::LogNotFound.into())),
         Mirrored::NotAsSigned => Err(Fault::Log(spoilt())),
         Mirrored::Unreadable => Err(Fault::Log(malformed(

@@ -331,9 +331,7 @@ impl Session {
         }
         let view = self.admit(&offered).await?;
         self.logs.insert(offer.origin.clone(), view.log);
-        if let Some(reason) = &view.quarantined {
-            return Err(Fault::Log(forked(reason)));
-        }
+        inflow::takes(&view)?;
         if let Some(note) = &offered.note {
             inflow::compare(self.board().ledger(), &view, note.clone()).await?;
         }
@@ -373,6 +371,17 @@ impl Session {
         if logs.len() >= MAX_LOGS {
             let en = format!("this node holds {MAX_LOGS} logs, and takes no more");
             return Err(Refusal::new(Reason::Overloaded).because(en, "日志数量已达上限"));
+        }
+        // A new log is no way out of a quarantine: that is for an operator to decide.
+        let stuck =
+            |view: &&Arc<LogView>| view.node() == node.as_str() && view.quarantined.is_some();
+        if let Some(stuck) = logs.values().find(stuck) {
+            let en = format!(
+                "the log {} of this node is quarantined; an operator of the parent must close it first",
+                stuck.origin()
+            );
+            return Err(Refusal::new(Reason::LogForked)
+                .because(en, "该节点的日志仍被隔离，须先由上级运维人员关闭"));
         }
         if *node == self.child {
             return Ok(());

@@ -260,13 +260,10 @@ impl Session {
 
     fn stop(&mut self, log: LogNo, state: LinkState, reason: &str) {
         tracing::warn!(log = log.0, reason, "a log is not replicated");
+        // What is wrong may be mended on either side, or an operator may decide: it is offered again, later.
         if let Some(lane) = self.flow.lanes.get_mut(&log) {
-            if state == LinkState::Refused {
-                lane.refuse();
-                self.refused = Some(Instant::now());
-            } else {
-                lane.stop();
-            }
+            lane.refuse();
+            self.refused = Some(Instant::now());
         }
         self.board.trouble(log, state, reason);
     }
@@ -397,6 +394,9 @@ impl Session {
             }
             (ErrorReason::LogForked, _) => {
                 self.stop(view.log, LinkState::Quarantined, &refused.message);
+            }
+            (ErrorReason::LogClosed, _) => {
+                self.stop(view.log, LinkState::Closed, &refused.message);
             }
             _ => self.stop(view.log, LinkState::Refused, &refused.message),
         }

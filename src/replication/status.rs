@@ -19,6 +19,8 @@ pub enum LinkState {
     Refused,
     /// Quarantined for a contradiction; evidence is kept.
     Quarantined,
+    /// An operator has closed it; its node goes on with a new one.
+    Closed,
     /// Its origin gives no sign of life, whether or not a connection looks open.
     Silent,
     /// A child that is expected and has never come.

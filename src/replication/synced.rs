@@ -59,7 +59,7 @@ impl SyncedLog {
     }
 
     fn behind(&self) -> bool {
-        self.after < self.size
+        self.after < self.size && self.state != LinkState::Closed
     }
 }
 

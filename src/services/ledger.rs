@@ -48,12 +48,26 @@ impl Ledgers {
         Ok(view)
     }
 
-    fn list_logs(&self, caller: &Asker) -> pb::ListLogsResponse {
+    fn list_logs(&self, caller: &Asker) -> Result<pb::ListLogsResponse, Refusal> {
         let published = self.0.ledger.published();
         let seen = published.logs.values().filter(|v| caller.sees_log(v));
-        pb::ListLogsResponse {
-            logs: seen.map(|view| log(view)).collect(),
-        }
+        Ok(pb::ListLogsResponse {
+            logs: seen.map(|view| self.log(view)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn log(&self, view: &LogView) -> Result<pb::Log, Refusal> {
+        let registered = self.0.ledger.registration(view.log).map_err(storage)?;
+        Ok(pb::Log {
+            origin: view.origin().to_owned(),
+            size: int(view.tree.size()),
+            verifier_key: view.key.to_string(),
+            own: view.log == LogNo::OWN,
+            quarantined: view.quarantined.clone().unwrap_or_default(),
+            closed: view.closed.clone().unwrap_or_default(),
+            former: registered.former,
+            former_reason: registered.former_reason,
+        })
     }
 
     fn checkpoint(
@@ -70,7 +84,7 @@ impl Ledgers {
         }
         Ok(pb::GetCheckpointResponse {
             checkpoint,
-            log: Some(log(&view)),
+            log: Some(self.log(&view)?),
         })
     }
 
@@ -244,7 +258,7 @@ impl Ledgers {
         cosignatures.sort_by_key(|cosignature| cosignature.time.map(|t| (t.seconds, t.nanos)));
         Ok(pb::GetCustodyResponse {
             entry: self.logged(caller, log_no, at)?,
-            log: Some(log(view)),
+            log: Some(self.log(view)?),
             inclusion: Some(self.included(view, int(at), 0)?),
             checkpoint: view.note.clone(),
             cosignatures,
@@ -295,16 +309,6 @@ impl Ledgers {
     }
 }
 
-fn log(view: &LogView) -> pb::Log {
-    pb::Log {
-        origin: view.origin().to_owned(),
-        size: int(view.tree.size()),
-        verifier_key: view.key.to_string(),
-        own: view.log == LogNo::OWN,
-        quarantined: view.quarantined.clone().unwrap_or_default(),
-    }
-}
-
 fn last_line(note: &str) -> &str {
     let body = note.trim_end_matches('\n');
     note.get(body.rfind('\n').map_or(0, |at| at + 1)..)
@@ -329,7 +333,9 @@ impl LedgerService for Ledgers {
         request: Request<pb::ListLogsRequest>,
     ) -> Result<Response<pb::ListLogsResponse>, Status> {
         let caller = self.caller(&request).map_err(status)?;
-        Ok(Response::new(Self::list_logs(self, &caller)))
+        Self::list_logs(self, &caller)
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn get_checkpoint(

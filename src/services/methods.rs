@@ -57,6 +57,10 @@ const SERVICES: &[(&str, &[Action])] = &[
     ("hefu.node.v1.NodeService", &[Action::Administer]),
     ("hefu.replication.v1.CourierService", &[Action::Administer]),
     ("hefu.audit.v1.AuditService", &[Action::Audit]),
+    (
+        "hefu.ledger.v1.EvidenceService",
+        &[Action::Administer, Action::Audit],
+    ),
 ];
 
 /// The needs of every method that a node serves. What is not here is not served.
@@ -84,6 +88,9 @@ impl Methods {
         }
         if reflects(service) {
             return Some(Need::Something);
+        }
+        if path == "/hefu.ledger.v1.EvidenceService/ResolveEvidence" {
+            return Some(Need::AnyOf(&[Action::Administer]));
         }
         if let Some((_, actions)) = SERVICES.iter().find(|(known, _)| *known == service) {
             return Some(Need::AnyOf(actions));

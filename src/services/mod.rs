@@ -6,6 +6,7 @@ mod asker;
 pub mod audit;
 pub mod convert;
 pub mod courier;
+mod evidence;
 pub mod ledger;
 pub mod methods;
 pub mod node;
@@ -26,6 +27,7 @@ use tonic_health::server::HealthReporter;
 use self::{
     audit::Audits,
     courier::Couriers,
+    evidence::Evidences,
     ledger::Ledgers,
     methods::Methods,
     node::Nodes,
@@ -37,7 +39,10 @@ use self::{
 use crate::{
     proto::{
         audit::v1::audit_service_server::AuditServiceServer,
-        ledger::v1::ledger_service_server::LedgerServiceServer,
+        ledger::v1::{
+            evidence_service_server::EvidenceServiceServer,
+            ledger_service_server::LedgerServiceServer,
+        },
         node::v1::node_service_server::NodeServiceServer,
         replication::v1::{
             courier_service_server::CourierServiceServer,
@@ -87,6 +92,8 @@ pub fn routes(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
+    let evidences = EvidenceServiceServer::new(Evidences(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let replication = ReplicationServiceServer::new(Replication(mirror))
         .max_decoding_message_size(REPLICATION_BYTES)
         .max_encoding_message_size(REPLICATION_BYTES);
@@ -96,6 +103,7 @@ pub fn routes(
         .add_service(audits)
         .add_service(statistics)
         .add_service(couriers)
+        .add_service(evidences)
         .add_service(replication);
     let reflection = Reflection::new(shared.access.clone(), methods)?;
     for version in ["v1", "v1alpha"] {

@@ -189,6 +189,7 @@ pub fn link_state(state: LinkState) -> pb::LinkState {
         LinkState::Disconnected => pb::LinkState::Disconnected,
         LinkState::Refused => pb::LinkState::Refused,
         LinkState::Quarantined => pb::LinkState::Quarantined,
+        LinkState::Closed => pb::LinkState::Closed,
         LinkState::Silent => pb::LinkState::Silent,
         LinkState::NeverSeen => pb::LinkState::NeverSeen,
     }

@@ -33,7 +33,7 @@ pub fn code(reason: Reason) -> Code {
         | R::FilterTooComplex
         | R::OrderInvalid
         | R::CourierInvalid => Code::InvalidArgument,
-        R::RecordNotFound | R::LogNotFound => Code::NotFound,
+        R::RecordNotFound | R::LogNotFound | R::EvidenceNotFound => Code::NotFound,
         R::AgencyMismatch | R::AgencyUnknown | R::MethodNotAllowed | R::OriginForged => {
             Code::PermissionDenied
         }
@@ -45,6 +45,7 @@ pub fn code(reason: Reason) -> Code {
         | R::LiveDependents
         | R::ReferenceMissing
         | R::LogForked
+        | R::LogClosed
         | R::CheckpointInvalid
         | R::ProtocolUnsupported
         | R::ListIncomplete

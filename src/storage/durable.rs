@@ -113,6 +113,15 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_dir(&parent(to))
 }
 
+/// Removes a folder with everything in it, durably.
+///
+/// # Errors
+/// As the operating system says.
+pub fn remove_dir_all(path: &Path) -> io::Result<()> {
+    std::fs::remove_dir_all(path).map_err(|e| at(path, e))?;
+    sync_dir(&parent(path))
+}
+
 /// Removes a file, durably. One that is not there is no error.
 ///
 /// # Errors

@@ -27,6 +27,8 @@ pub enum FrameKind {
     Cosignature = 4,
     /// Contradicting statements, kept as received.
     Evidence = 5,
+    /// An operator's decision about evidence.
+    Resolution = 10,
 }
 
 /// One frame of the journal.

@@ -152,6 +152,12 @@ reasons! {
     /// A courier file for another node, or one that does not go on where the node stands.
     CourierMisplaced = 40, "COURIER_MISPLACED",
         "the courier file does not belong here, or not yet", "摆渡文件不属于本节点，或次序不对";
+    /// An operator has closed the log; its node goes on with a new one.
+    LogClosed = 41, "LOG_CLOSED",
+        "the log was closed by an operator; its node goes on with a new one", "该日志已由运维人员关闭，请以新的日志继续";
+    /// No such evidence at this node, or the log is not quarantined.
+    EvidenceNotFound = 42, "EVIDENCE_NOT_FOUND",
+        "there is no such evidence, or the log is not quarantined", "没有此证据，或该日志并未被隔离";
 }
 
 impl Reason {

@@ -11,6 +11,7 @@ use crate::{
     },
     ledger::{
         custody::{Custody, Ladder, Rung},
+        evidence::EvidenceFile,
         note::VerifierKey,
     },
     proto::ledger::v1::GetCustodyResponse,
@@ -21,13 +22,16 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct CustodyArgs {
     /// Check a custody file, offline
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["folder", "live"])]
+    #[arg(long, value_name = "FILE", group = "offline", conflicts_with_all = ["folder", "live"])]
     pub custody: Option<PathBuf>,
-    /// A public key that you trust, as name+id+key; the file must have its statement
-    #[arg(long = "vkey", value_name = "VKEY", requires = "custody")]
+    /// Check an evidence file, offline
+    #[arg(long, value_name = "FILE", group = "offline", conflicts_with_all = ["folder", "live"])]
+    pub evidence: Option<PathBuf>,
+    /// A public key that you trust, as name+id+key; a custody must have its statement
+    #[arg(long = "vkey", value_name = "VKEY", requires = "offline")]
     vkeys: Vec<VerifierKey>,
     /// A file of public keys that you trust, one a line; # begins a comment
-    #[arg(long = "vkeys", value_name = "FILE", requires = "custody")]
+    #[arg(long = "vkeys", value_name = "FILE", requires = "offline")]
     vkey_file: Option<PathBuf>,
 }
 
@@ -35,10 +39,7 @@ impl CustodyArgs {
     /// Checks the file: done where the origin and every key of `--vkey` stand proven behind the entry.
     pub(super) fn run(&self, file: &Path, output: Output) -> Result<Exit, CliError> {
         let not_proven = |why: String| CliError::from(ClientError::NotProven(why));
-        let mut trusted = self.vkeys.clone();
-        if let Some(file) = &self.vkey_file {
-            trusted.extend(keys(file)?);
-        }
+        let trusted = self.trusted()?;
         let custody = Custody::parse(&read(file)?);
         let ladder = custody.and_then(|custody| custody.verify(&trusted));
         let ladder = ladder.map_err(|e| not_proven(format!("{}: {e}", file.display())))?;
@@ -48,6 +49,46 @@ impl CustodyArgs {
         }
         self.judge(&ladder).map_err(not_proven)?;
         Ok(Exit::Done)
+    }
+
+    fn trusted(&self) -> Result<Vec<VerifierKey>, CliError> {
+        let mut trusted = self.vkeys.clone();
+        if let Some(file) = &self.vkey_file {
+            trusted.extend(keys(file)?);
+        }
+        Ok(trusted)
+    }
+
+    /// Checks an evidence file: done where a trusted key has signed two histories.
+    pub(super) fn evidence(&self, file: &Path, output: Output) -> Result<Exit, CliError> {
+        let not_proven = |why: String| CliError::from(ClientError::NotProven(why));
+        let trusted = self.trusted()?;
+        let evidence = EvidenceFile::parse(&read(file)?);
+        let found = evidence.and_then(|evidence| evidence.verify(&trusted));
+        let found = found.map_err(|e| not_proven(format!("{}: {e}", file.display())))?;
+        let (held, offered) = (found.held_size, found.offered_size);
+        match output {
+            Output::Table => println!(
+                "{} has signed two histories: {held} entries, and {offered} that do not begin them\nnoticed \
+                 {}: {}\nby {}",
+                found.origin, found.noticed, found.reason, found.key
+            ),
+            Output::Json => println!(
+                "{}",
+                serde_json::json!({
+                    "origin": found.origin, "held_size": held, "offered_size": offered,
+                    "key": found.key.to_string(), "proven": found.trusted,
+                })
+            ),
+        }
+        match found.trusted {
+            true => Ok(Exit::Done),
+            false => Err(not_proven(
+                "not proven: the key in the file proves nothing by itself; give the log's with --vkey \
+                 once its operator has told you that it is right"
+                    .to_owned(),
+            )),
+        }
     }
 
     fn judge(&self, ladder: &Ladder) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! Entries that come as they were written elsewhere: those of other logs, and those of the own log that
 //! a parent still holds. Beside them, what contradicts.
 
+use std::sync::Arc;
+
 use prost::Message as _;
 
 use super::{
@@ -35,6 +37,9 @@ impl Committer {
         let quarantined = held.as_ref().and_then(|view| view.quarantined.clone());
         if let Some(reason) = quarantined {
             return Ok(Mirrored::Quarantined(reason));
+        }
+        if let Some(reason) = held.as_ref().and_then(|view| view.closed.clone()) {
+            return Ok(Mirrored::Closed(reason));
         }
         if tree.size() != batch.start {
             return Ok(Mirrored::Elsewhere(tree.size()));
@@ -131,7 +136,8 @@ impl Committer {
     ) -> Result<(), StorageError> {
         let held = self.published.borrow().logs.get(&log).cloned();
         if log != LogNo::OWN {
-            if held.as_ref().is_some_and(|view| view.quarantined.is_none()) {
+            let open = |view: &Arc<LogView>| view.quarantined.is_none() && view.closed.is_none();
+            if held.as_ref().is_some_and(open) {
                 self.quarantine(log, offered, held.as_deref(), reason, group)?;
             }
             return Ok(());
@@ -163,8 +169,42 @@ impl Committer {
         let origin = &offered.checkpoint().origin;
         tracing::warn!(origin, reason, "a log contradicts itself; quarantined");
         self.keep_evidence(log, offered, held, reason, group)?;
-        group.touched.entry(log).or_default().quarantined = Some(reason.to_owned());
+        group.touched.entry(log).or_default().standing = Some((Some(reason.to_owned()), None));
         Ok(())
+    }
+
+    /// Keeps an operator's decision about a log that is quarantined; `false` where it is not.
+    pub(super) fn resolve(
+        &mut self,
+        log: LogNo,
+        resolution: pb::Resolution,
+        group: &mut Group<'_>,
+    ) -> Result<bool, StorageError> {
+        let held = self.published.borrow().logs.get(&log).cloned();
+        let Some(view) = held.filter(|view| view.quarantined.is_some()) else {
+            return Ok(false);
+        };
+        let newest = group.staged.get(&keys::evidence(log))?;
+        let newest = newest.and_then(|bytes| pb::Evidence::decode(bytes).ok());
+        let closes = resolution.action() == pb::ResolutionAction::Close;
+        let closed = closes.then(|| resolution.reason.clone());
+        let resolution = pb::Resolution {
+            origin: view.origin().to_owned(),
+            evidence: newest.map_or(0, |newest| newest.number),
+            size: i64::try_from(view.tree.size()).unwrap_or(i64::MAX),
+            time: Some(timestamp(LedgerTime::from(self.clock.now()))),
+            ..resolution
+        };
+        tracing::warn!(
+            origin = resolution.origin,
+            reason = resolution.reason,
+            closed = closes,
+            "an operator has ended the quarantine of a log"
+        );
+        let payload = resolution.encode_to_vec().into();
+        self.add(FrameKind::Resolution, log, payload, group)?;
+        group.touched.entry(log).or_default().standing = Some((None, closed));
+        Ok(true)
     }
 
     fn keep_evidence(
@@ -181,6 +221,7 @@ impl Committer {
             held: held.map(|view| view.note.clone()).unwrap_or_default(),
             offered: offered.to_string(),
             time: Some(timestamp(LedgerTime::from(self.clock.now()))),
+            number: 0,
         };
         self.add(
             FrameKind::Evidence,

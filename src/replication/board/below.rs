@@ -186,6 +186,10 @@ impl Below {
         // A clock that was set back must not make a log look alive for longer.
         carried.alive = carried.alive.map(|alive| alive.min(now));
         let behind = view.tree.size() < carried.signed;
+        if let Some(reason) = &view.closed {
+            carried.standing.turn(LinkState::Closed, reason, now);
+            return;
+        }
         // What comes by courier comes when it comes: there is nobody to be silent.
         let courier = carried.courier.filter(|_| carried.by.is_empty());
         let (state, reason, since) = match (&view.quarantined, &carried.refused) {

@@ -31,7 +31,7 @@ impl Session {
         match heartbeat::read(&view, &beat.note, self.board().now()) {
             Ok((note, beat)) => {
                 self.carrying.beat(view.log, &note, beat);
-                if view.quarantined.is_some() {
+                if inflow::takes(&view).is_err() {
                     return Ok(());
                 }
                 inflow::compare(ledger, &view, note).await

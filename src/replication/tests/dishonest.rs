@@ -16,14 +16,14 @@ use crate::{
 pub(super) struct Forger {
     pub link: Link,
     pub key: NodeKey,
-    log: Vec<Bytes>,
+    pub log: Vec<Bytes>,
 }
 
 pub(super) fn entries(numbers: std::ops::Range<usize>) -> Vec<Bytes> {
     numbers.map(|n| Bytes::from(format!("entry {n}"))).collect()
 }
 
-fn key_of(node: &str, seed: u8) -> NodeKey {
+pub(super) fn key_of(node: &str, seed: u8) -> NodeKey {
     let (origin, name) = (
         format!("nantong.gov.cn/{node}/00000009"),
         format!("nantong.gov.cn/{node}"),
@@ -33,7 +33,7 @@ fn key_of(node: &str, seed: u8) -> NodeKey {
 
 impl Forger {
     /// Connects as `qidong`, and offers its log as it is.
-    async fn connect(parent: &Node, log: Vec<Bytes>) -> (Self, Response) {
+    pub async fn connect(parent: &Node, log: Vec<Bytes>) -> (Self, Response) {
         let link = join(
             parent.mirror(),
             "qidong".parse().unwrap(),
@@ -63,7 +63,7 @@ impl Forger {
         })
     }
 
-    fn offer(&self, entries: &[Bytes]) -> pb::LogOffer {
+    pub fn offer(&self, entries: &[Bytes]) -> pb::LogOffer {
         pb::LogOffer {
             origin: self.key.log_key().name().to_owned(),
             verifier_key: self.key.log_key().to_string(),
@@ -104,7 +104,7 @@ impl Forger {
     }
 }
 
-fn hello(logs: Vec<pb::LogOffer>) -> Request {
+pub(super) fn hello(logs: Vec<pb::LogOffer>) -> Request {
     Request::Hello(pb::Hello {
         version_min: 1,
         version_max: 1,

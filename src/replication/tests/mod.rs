@@ -6,6 +6,7 @@ mod heartbeat;
 mod honest;
 mod random;
 mod recovered;
+mod resolved;
 mod restored;
 
 use std::{

@@ -171,6 +171,7 @@ impl TryFrom<u8> for FrameKind {
             Self::Checkpoint,
             Self::Cosignature,
             Self::Evidence,
+            Self::Resolution,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -246,7 +247,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_frame_header_reads_back(
-            kind in 1_u8..=5, log: u32, index: u64, group: u64, is_last: bool,
+            kind in prop_oneof![1_u8..=5, Just(10)], log: u32, index: u64, group: u64, is_last: bool,
             payload in proptest::collection::vec(any::<u8>(), 0..50),
         ) {
             let frame = Frame {
