@@ -11,7 +11,7 @@ use super::{
     keys,
     merkle::{Hash, Tree},
     note::{Note, VerifierKey},
-    open::{applied, check_format, replay},
+    open::{applied, check_format, check_registers, replay},
     rules::Rules,
 };
 use crate::{
@@ -84,6 +84,7 @@ pub fn audit(
 ) -> Result<Report, StorageError> {
     let mut report = Report::default();
     check_format(scratch)?;
+    check_registers(scratch, rules)?;
     let until = match state {
         Some(state) => applied(journal, state)?,
         None => Some(journal.end()),

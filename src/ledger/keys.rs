@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `!applied` | what the state reflects: a journal position u64, and frames behind it u32 |
 //! | `!format` | version of this layout, u32 |
+//! | `!registers` | the registers that were known when it was derived, by name, a line each |
 //! | `l` log u32 | `hefu.ledger.v1.Log`: origin and key |
 //! | `o` origin | log u32 |
 //! | `s` log u32 | entries applied, u64 |
@@ -27,6 +28,8 @@ pub const FORMAT: u32 = 3;
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.
 pub const FORMAT_KEY: &[u8] = b"!format";
+/// See the table.
+pub const REGISTERS_KEY: &[u8] = b"!registers";
 /// Prefix of all logs.
 pub const LOGS: &[u8] = b"l";
 /// Prefix of all quarantined logs.
@@ -116,6 +119,9 @@ pub fn receipt(log: LogNo, node: &str, size: u64) -> Vec<u8> {
 pub fn evidence(log: LogNo) -> Vec<u8> {
     of_log(b'e', log)
 }
+
+/// Prefix of the counts of entries that are not indexed.
+pub const UNINDEXED: &[u8] = b"u";
 
 /// See the table.
 #[must_use]

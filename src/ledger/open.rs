@@ -58,7 +58,8 @@ pub enum OpenError {
     /// Storage.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The state is of another layout, or claims a position that the journal does not have. The node sets it
+    /// The state is of another layout, was derived by a program that did not know a register of which there
+    /// are entries, or claims a position that the journal does not have. The node sets it
     /// aside and derives it again.
     #[error("the derived state does not belong to this journal; derive it again: `hefu rebuild`")]
     StateAhead,
@@ -237,7 +238,7 @@ fn open_committer(options: Options) -> Result<(Committer, bool), OpenError> {
 /// Applies what the journal has and the state has not.
 fn catch_up(options: &Options) -> Result<Trees, OpenError> {
     let (journal, state) = (options.journal.as_ref(), options.state.as_ref());
-    if !check_format(state)? {
+    if !check_format(state)? || !check_registers(state, options.rules.as_ref())? {
         return Err(OpenError::StateAhead);
     }
     let Some(mut at) = applied(journal, state)? else {
@@ -363,6 +364,34 @@ pub(super) fn check_format(state: &dyn StateStore) -> Result<bool, StorageError>
     batch
         .changes
         .insert(keys::FORMAT_KEY.to_vec(), Some(format.to_vec()));
+    state.apply(batch)?;
+    Ok(true)
+}
+
+/// Notes in a state which registers were known when it was derived; `false` where it must be derived again,
+/// for it may have left entries aside that can be indexed now, or have indexed what cannot be read any more.
+///
+/// # Errors
+/// As the store.
+pub(super) fn check_registers(
+    state: &dyn StateStore,
+    rules: &dyn Rules,
+) -> Result<bool, StorageError> {
+    let known = rules.registers();
+    let held = state.get(keys::REGISTERS_KEY)?.unwrap_or_default();
+    let held = String::from_utf8_lossy(&held);
+    if held.lines().eq(known.iter().copied()) {
+        return Ok(true);
+    }
+    let mut aside = state.scan(KeyRange::prefix(keys::UNINDEXED), false);
+    if aside.next().transpose()?.is_some() || held.lines().any(|id| !known.contains(&id)) {
+        return Ok(false);
+    }
+    let mut batch = Batch::default();
+    let names = known.join("\n").into_bytes();
+    batch
+        .changes
+        .insert(keys::REGISTERS_KEY.to_vec(), Some(names));
     state.apply(batch)?;
     Ok(true)
 }

@@ -101,6 +101,12 @@ pub trait Rules: Send + Sync + 'static {
     /// not indexed.
     fn knows(&self, register: &RegisterId) -> bool;
 
+    /// The registers that this node knows, in order: a state that was derived without one of them, and has
+    /// entries that it did not index, is derived again.
+    fn registers(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
     /// Judges a change against the state, pending changes of the same group included.
     ///
     /// # Errors

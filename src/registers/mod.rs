@@ -300,6 +300,13 @@ impl Registers {
         self.all.keys().find(|known| known.as_str() == id)
     }
 
+    /// The registers of a program that did not know one of them yet.
+    #[must_use]
+    pub fn without(mut self, id: &RegisterId) -> Self {
+        self.all.remove(id);
+        self
+    }
+
     /// A register; `None` for one that this program does not know.
     #[must_use]
     pub fn get(&self, id: &RegisterId) -> Option<&dyn AnyRegister> {

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Board, MAX_LOGS, VERSION,
+    Board, MAX_LOGS, VERSIONS, Versions,
     board::{Carrying, Receipts},
     inflow::{self, Fault, forked, malformed},
     offer::Offered,
@@ -41,6 +41,7 @@ pub struct Mirror {
     shutdown: CancellationToken,
     /// Whether what it serves is a file that somebody brought.
     courier: bool,
+    versions: Versions,
 }
 
 /// Which logs a node takes in, and what may be in them.
@@ -66,6 +67,16 @@ impl Mirror {
             admission,
             shutdown,
             courier: false,
+            versions: VERSIONS,
+        }
+    }
+
+    /// The same, as a program of other versions would be.
+    #[cfg(test)]
+    pub(super) fn speaking(&self, versions: Versions) -> Self {
+        Self {
+            versions,
+            ..self.clone()
         }
     }
 
@@ -117,6 +128,8 @@ impl Mirror {
             told: 0,
             relayed: BTreeMap::new(),
             flow: Outflow::new(),
+            versions: self.versions,
+            version: self.versions.min,
         };
         tracing::info!(child = %session.child, logs = hello.logs.len(), "child connected");
         session.greet(hello).await?;
@@ -157,6 +170,21 @@ struct Session {
     relayed: BTreeMap<(LogNo, String), i64>,
     /// What the child has asked back.
     flow: Outflow,
+    /// What this node speaks, and what was agreed on.
+    versions: Versions,
+    version: u32,
+}
+
+/// There is no version that both speak.
+fn unspoken(own: Versions, child: Versions) -> Refusal {
+    let (older, zh) = match own.max < child.min {
+        true => ("this node", "本节点"),
+        false => ("the child", "下级"),
+    };
+    Refusal::new(Reason::ProtocolUnsupported).because(
+        format!("this node speaks versions {own}, the child {child}; upgrade {older}"),
+        format!("本节点支持版本 {own}，下级支持 {child}，请升级{zh}"),
+    )
 }
 
 impl Session {
@@ -173,11 +201,12 @@ impl Session {
     }
 
     async fn greet(&mut self, hello: pb::Hello) -> Result<(), Refusal> {
-        if hello.version_min > VERSION || hello.version_max < VERSION {
-            let (low, high) = (hello.version_min, hello.version_max);
-            let en = format!("this node speaks version {VERSION}, the child {low} to {high}");
-            return Err(Refusal::new(Reason::ProtocolUnsupported).because(en, "协议版本不兼容"));
-        }
+        let child = Versions {
+            min: hello.version_min,
+            max: hello.version_max,
+        };
+        let common = self.versions.common(child);
+        self.version = common.ok_or_else(|| unspoken(self.versions, child))?;
         if hello.recover {
             return self.greet_lost().await;
         }
@@ -246,7 +275,7 @@ impl Session {
     async fn welcome(&self, logs: Vec<pb::LogPosition>) {
         let board = self.board();
         let welcome = pb::Welcome {
-            version: VERSION,
+            version: self.version,
             node: board.own().node().to_string(),
             verifier_key: board.ledger().key().cosigner_key().to_string(),
             logs,
@@ -286,7 +315,10 @@ impl Session {
             Some(Request::Cosigned(cosigned)) => self.given(&cosigned.origin, cosigned.size, true),
             Some(Request::Refused(refused)) => self.not_given(&refused),
             Some(Request::Hello(_)) => Err(malformed("a Hello comes once")),
-            None => Err(malformed("the message is empty, or of a later version")),
+            None => {
+                tracing::debug!(child = %self.child, "a message of a later version is ignored");
+                Ok(())
+            }
         }
     }
 

@@ -22,6 +22,8 @@ mod session;
 mod status;
 mod uplink;
 
+use std::fmt;
+
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::sync::mpsc;
 
@@ -42,8 +44,8 @@ use crate::{
     types::{Reason, Refusal},
 };
 
-/// The protocol version that this program speaks, lowest and highest alike.
-pub const VERSION: u32 = 1;
+/// The protocol versions that this program speaks.
+pub const VERSIONS: Versions = Versions { min: 1, max: 1 };
 /// Entries of a batch, at most.
 pub const MAX_BATCH_ENTRIES: usize = 1_024;
 /// Bytes of a batch's entries, at most; a single entry may be larger.
@@ -52,6 +54,34 @@ pub const MAX_BATCH_BYTES: usize = 2 * 1024 * 1024;
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 64 * 1024;
 /// Logs that a node holds at most: a bound on what a hostile child can make it register.
 pub const MAX_LOGS: usize = 10_000;
+
+/// A range of protocol versions. Both sides of a connection speak the highest that both know; what a version
+/// does not have is not sent in it, and fields and messages that one side does not know it ignores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// The lowest.
+    pub min: u32,
+    /// The highest.
+    pub max: u32,
+}
+
+impl Versions {
+    /// The version that both sides speak; `None` where there is none.
+    fn common(self, other: Self) -> Option<u32> {
+        let highest = self.max.min(other.max);
+        (highest >= self.min.max(other.min)).then_some(highest)
+    }
+
+    fn has(self, version: u32) -> bool {
+        (self.min..=self.max).contains(&version)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
+}
 
 /// A connection to the parent: messages up, messages down. Dropping it ends it.
 pub struct Link {

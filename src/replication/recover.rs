@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
-use super::{Connector, LinkError, VERSION};
+use super::{Connector, LinkError, VERSIONS};
 use crate::{
     ledger::note::{KeyUse, Note, VerifierKey},
     proto::replication::v1::{
@@ -94,8 +94,8 @@ pub async fn held(
 ) -> Result<Held, LinkError> {
     let mut link = connector.connect().await?;
     let hello = Request::Hello(pb::Hello {
-        version_min: VERSION,
-        version_max: VERSION,
+        version_min: VERSIONS.min,
+        version_max: VERSIONS.max,
         logs: Vec::new(),
         recover: true,
     });

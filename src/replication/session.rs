@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Agreement, Board, Link, LinkError, LinkState, VERSION, agreement,
+    Agreement, Board, Link, LinkError, LinkState, Versions, agreement,
     lane::Lane,
     outflow::{Cut, Dispatched, Outflow},
     receipt::{self, Receipt},
@@ -66,6 +66,7 @@ pub(super) struct Session {
     asked: u64,
     /// Whether something was cosigned.
     pub progress: bool,
+    versions: Versions,
 }
 
 enum Event<'a> {
@@ -79,7 +80,7 @@ enum Event<'a> {
 }
 
 impl Session {
-    pub fn new(board: Arc<Board>, link: Link, wants: Wants) -> Self {
+    pub fn new(board: Arc<Board>, link: Link, wants: Wants, versions: Versions) -> Self {
         Self {
             refused: None,
             asked: wants.ever(),
@@ -94,6 +95,7 @@ impl Session {
             kept: None,
             heard: Instant::now(),
             progress: false,
+            versions,
         }
     }
 
@@ -173,7 +175,7 @@ impl Session {
             .values()
             .map(|view| self.offer(view))
             .collect();
-        let (version_min, version_max) = (VERSION, VERSION);
+        let (version_min, version_max) = (self.versions.min, self.versions.max);
         self.outbox.push_back(Request::Hello(pb::Hello {
             version_min,
             version_max,
@@ -272,10 +274,10 @@ impl Session {
 
     async fn welcomed(&mut self, welcome: pb::Welcome) -> Result<(), LinkError> {
         let protocol = |text: String| LinkError::Protocol(text);
-        if welcome.version != VERSION {
-            let version = welcome.version;
+        if !self.versions.has(welcome.version) {
+            let (chosen, own) = (welcome.version, self.versions);
             return Err(protocol(format!(
-                "it chose version {version}, not {VERSION}"
+                "it chose version {chosen}, this node speaks {own}"
             )));
         }
         let parent = self

@@ -9,7 +9,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Board, Connector, LinkError, LinkState, UplinkStatus, session::Session};
+use super::{
+    Board, Connector, LinkError, LinkState, UplinkStatus, VERSIONS, Versions, session::Session,
+};
 use crate::types::NodeId;
 
 /// How an uplink runs.
@@ -24,6 +26,8 @@ pub struct UplinkOptions {
     /// Whether a random part of a wait is waited: so that the children of a parent that was away do not
     /// all come at once. A simulation draws its own.
     pub jitter: bool,
+    /// The protocol versions that it speaks.
+    pub versions: Versions,
 }
 
 impl Default for UplinkOptions {
@@ -33,6 +37,7 @@ impl Default for UplinkOptions {
             backoff: Duration::from_millis(200),
             backoff_max: Duration::from_secs(30),
             jitter: true,
+            versions: VERSIONS,
         }
     }
 }
@@ -173,7 +178,8 @@ impl Uplink {
         };
         match link {
             Ok(link) => {
-                let mut session = Session::new(self.board.clone(), link, wants);
+                let mut session =
+                    Session::new(self.board.clone(), link, wants, self.options.versions);
                 (session.run(shutdown).await, session.progress)
             }
             Err(error) => (Err(error), false),

@@ -29,6 +29,10 @@ impl Rules for Registers {
         self.get(register).is_some()
     }
 
+    fn registers(&self) -> Vec<&str> {
+        self.iter().map(|(id, _)| id.as_str()).collect()
+    }
+
     fn judge(&self, state: &dyn StateRead, change: &Change<'_>) -> Result<Judgement, JudgeError> {
         let register = self.get(change.name.register());
         let register = register.ok_or_else(|| Refusal::new(Reason::MethodUnknown))?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{
-    super::{Board, VERSION, batch::cut},
+    super::{Board, VERSIONS, batch::cut},
     file::Chunks,
 };
 use crate::{
@@ -40,8 +40,8 @@ pub async fn export(
         checkpoint: view.note.clone(),
     });
     let hello = pb::Hello {
-        version_min: VERSION,
-        version_max: VERSION,
+        version_min: VERSIONS.min,
+        version_max: VERSIONS.max,
         logs: offers.collect(),
         ..pb::Hello::default()
     };

@@ -4,6 +4,7 @@ mod courier;
 mod dishonest;
 mod honest;
 mod random;
+mod recorded;
 mod recovered;
 mod restored;
 
@@ -246,7 +247,7 @@ impl Node {
             continuous,
             backoff,
             backoff_max: backoff,
-            jitter: true,
+            ..UplinkOptions::default()
         };
         let uplink = wire
             .clone()
