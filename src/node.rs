@@ -45,6 +45,7 @@ use crate::{
         methods::Methods,
         node::Nodes,
         position::Positions,
+        quota::Quotas,
         register::Shared,
         replication::Dial,
         token::Tokens,
@@ -194,6 +195,7 @@ impl Node {
         let methods = Methods::new(&registers);
         let watching = Watching::new(&registers, &reference);
         let access = Access::new(watching.rules.subscribe(), id.clone());
+        let quotas = Quotas::new(access.clone());
         let trail = Trail::open(&data.audit(), config.audit.keep_days, clock.clone())?;
         let shared = Arc::new(Shared {
             trail: trail.clone(),
@@ -229,6 +231,7 @@ impl Node {
             upkeep,
             gate: Gate {
                 access,
+                quotas,
                 methods,
                 trail,
                 meters: Meters::new(&measuring.metrics),

@@ -43,6 +43,17 @@ use super::{Failed, bare::Bare, records};
 /// The parent's node.
 pub const CITY: &str = "nantong";
 const DOMAIN: &str = "nantong.gov.cn";
+/// The node's own capacity is measured, not what an agency may use of it.
+const LIMITS: &str = r#"
+[[limit]]
+who = ["agency/*"]
+requests_per_second = 1_000_000
+rows_per_second = 1_000_000
+reads_per_second = 100_000_000
+bytes_in_per_second = 4_000_000_000
+bytes_out_per_second = 4_000_000_000
+calls = 1_000_000
+"#;
 const AGENCIES: &str = include_str!("../../seeds/agencies.csv");
 
 /// A folder under `target/` with keys and data; removed at the end.
@@ -69,6 +80,8 @@ impl Site {
         fs::create_dir_all(&folder)?;
         let authority = Authority::create(&folder.join("pki"), "hefu bench authority")?;
         fs::write(folder.join("agencies.csv"), AGENCIES)?;
+        let policy = include_str!("../../seeds/policy.toml");
+        fs::write(folder.join("policy.toml"), format!("{policy}{LIMITS}"))?;
         let identity: Identity = format!("spiffe://{DOMAIN}/agency/{}", records::AGENCY).parse()?;
         let issued = authority.issue(&identity, &[], 30)?;
         let dialer = Dialer::from_files(&ClientFiles {
@@ -124,6 +137,7 @@ impl Site {
             }),
             reference: ReferenceConfig {
                 agencies: Some(self.folder.join("agencies.csv")),
+                policy: Some(self.folder.join("policy.toml")),
                 ..ReferenceConfig::default()
             },
             storage: StorageConfig::default(),

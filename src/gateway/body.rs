@@ -11,10 +11,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Status, body::Body};
 
-use super::stack::Closing;
+use super::stack::{Closing, Places};
 use crate::{
     services::status::{decode, internal, mapped, status},
     types::Reason,
@@ -30,22 +29,17 @@ pub(super) struct Guarded {
     inner: Option<Body>,
     ends: Ends,
     account: Closing,
-    _permit: Option<OwnedSemaphorePermit>,
+    _places: Places,
 }
 
 impl Guarded {
     /// A body that `ends` can end.
-    pub(super) fn new(
-        inner: Body,
-        ends: Ends,
-        account: Closing,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub(super) fn new(inner: Body, ends: Ends, account: Closing, places: Places) -> Self {
         Self {
             inner: Some(inner),
             ends,
             account,
-            _permit: permit,
+            _places: places,
         }
     }
 

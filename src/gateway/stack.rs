@@ -5,8 +5,9 @@
 //! 2. **gate**: who calls, and whether the policy lets them call this method at all. Before anything is decoded
 //!    or counted: a stranger takes no place from those who may.
 //! 3. **account**: what comes of the call is written to the audit trail before its answer ends.
-//! 4. **limit**: past the limit of calls at once, new ones are turned away at once. Not health: a busy
-//!    node is not a dead one.
+//! 4. **limit**: past its own quota a caller is refused, by itself; past the limit of calls at once, new ones
+//!    are turned away at once. Not health, as to the latter: a busy node is not a dead one. Many refusals are
+//!    answered slowly, so that whoever floods waits for its own flood.
 //! 5. **rescue**: the one place where what went wrong below, hefu's own or tonic's, becomes a status
 //!    with details; so callers and logs see the same codes. In headers here, in trailers in `body`.
 //! 6. **deadline**: the caller's, over the whole call. tonic's own stands outside these layers, ends
@@ -47,9 +48,10 @@ use crate::{
     services::{
         access::Access,
         methods::{Methods, Need, known, lasts},
+        quota::{self, Held, Quotas},
         status::{mapped, status},
     },
-    types::{Identity, Peer, Reason, Refusal},
+    types::{Identity, Limit, Peer, Reason, Refusal},
 };
 
 /// Who may call what.
@@ -59,6 +61,8 @@ pub struct Gate {
     pub access: Access,
     /// What each method needs.
     pub methods: Methods,
+    /// How much each caller may use.
+    pub quotas: Quotas,
     /// Where it is recorded.
     pub trail: Trail,
     /// Where it is counted.
@@ -144,10 +148,13 @@ impl Stack {
         if self.stopping.is_cancelled() {
             return Err(Reason::ShuttingDown.into());
         }
+        let meter = self.gate.quotas.meter(&peer.identity);
+        let health = path.starts_with("/grpc.health.v1.");
+        let held = self.hold(&meter, path, health)?;
         if lasts(path) && need.is_recorded(path) {
             account.begins().map_err(unrecorded)?;
         }
-        let permit = if path.starts_with("/grpc.health.v1.") {
+        let permit = if health {
             None
         } else {
             let permit = self.calls.clone().try_acquire_owned();
@@ -157,7 +164,38 @@ impl Stack {
             peer,
             need,
             standing: caller.standing.clone(),
-            permit,
+            meter,
+            places: Places(permit, held),
+        })
+    }
+
+    /// What a call takes of its caller's quota before it runs.
+    fn hold(
+        &self,
+        meter: &Arc<quota::Meter>,
+        path: &str,
+        health: bool,
+    ) -> Result<Vec<Held>, Refusal> {
+        meter.take(Limit::Requests, 1)?;
+        if health {
+            return Ok(Vec::new());
+        }
+        let call = meter.hold(Limit::Calls)?;
+        if self.gate.methods.is_stream(path) {
+            return Ok(vec![call, meter.hold(Limit::Streams)?]);
+        }
+        Ok(vec![call])
+    }
+
+    /// When a refusal is answered: at once, but for many that are over a quota.
+    fn until(&self, caller: &Counterpart, refusal: &Refusal) -> Option<Instant> {
+        let peer = caller.peer.as_ref().ok()?;
+        let over = refusal.reason == Reason::QuotaExceeded;
+        over.then(|| {
+            self.gate
+                .quotas
+                .meter(&peer.identity)
+                .answers(Instant::now())
         })
     }
 
@@ -194,8 +232,13 @@ struct Admitted {
     peer: Peer,
     need: Need,
     standing: Standing,
-    permit: Option<OwnedSemaphorePermit>,
+    meter: Arc<quota::Meter>,
+    places: Places,
 }
+
+/// What a call takes up until it is over: one of the node's places, and those of its caller.
+#[expect(dead_code, reason = "they are given back when they are dropped")]
+pub(super) struct Places(Option<OwnedSemaphorePermit>, Vec<Held>);
 
 impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
@@ -244,7 +287,7 @@ where
             .meters
             .begin(known(&path).unwrap_or("other"), lasts(&path));
         let admitted = match caller {
-            Some(caller) => stack.admit(&caller, need, &path, &account),
+            Some(ref caller) => stack.admit(caller, need, &path, &account),
             None => Err(Reason::IdentityMissing.into()),
         };
         let admitted = admitted.map(|admitted| {
@@ -253,11 +296,20 @@ where
             let ends = self.stack.ends(&admitted, &path, deadline);
             (admitted, ends)
         });
+        let until = match (&admitted, &caller) {
+            (Err(refusal), Some(caller)) => self.stack.until(caller, refusal),
+            _ => None,
+        };
         let work = async move {
             let account = Closing { account, meter };
             match admitted {
                 Ok((admitted, ends)) => admitted.run(inner, request, ends, account).await,
-                Err(refusal) => Ok(account.refused(status(refusal)).into_http()),
+                Err(refusal) => {
+                    if let Some(until) = until {
+                        sleep_until(until).await;
+                    }
+                    Ok(account.refused(status(refusal)).into_http())
+                }
             }
         };
         Box::pin(work.instrument(span))
@@ -278,6 +330,7 @@ impl Admitted {
     {
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(account.account.clone());
+        request.extensions_mut().insert(self.meter);
         let called = AssertUnwindSafe(async { inner.call(request).await }).catch_unwind();
         let response = tokio::select! {
             biased;
@@ -291,7 +344,7 @@ impl Admitted {
             Some(foreign) if foreign.code() != Code::Ok => {
                 Ok(account.refused(mapped(foreign)).into_http())
             }
-            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, account, self.permit)))),
+            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, account, self.places)))),
         }
     }
 }

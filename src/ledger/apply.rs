@@ -240,6 +240,7 @@ fn apply_revision(
     staged.put(keys::head(&entry.name), head.to_bytes());
     if log == LogNo::OWN {
         remember_request(entry, staged);
+        count_stored(entry, staged)?;
     }
     count(before.as_ref(), entry, staged)?;
     if !rules.knows(entry.name.register()) {
@@ -309,11 +310,26 @@ fn count(
 }
 
 fn count_unindexed(log: LogNo, staged: &mut Staged<'_>) -> Result<(), StorageError> {
-    let key = keys::unindexed(log);
-    let held = staged.get(&key)?;
-    let count = held.and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)));
-    staged.put(key, (count.unwrap_or(0) + 1).to_be_bytes().to_vec());
+    add(keys::unindexed(log), 1, staged)
+}
+
+/// What an agency has stored in the own log, which its quota bounds.
+fn count_stored(entry: &StoredEntry, staged: &mut Staged<'_>) -> Result<(), StorageError> {
+    let bytes = entry.bytes.len() as u64;
+    add(keys::stored(entry.name.agency()), bytes, staged)
+}
+
+fn add(key: Vec<u8>, more: u64, staged: &mut Staged<'_>) -> Result<(), StorageError> {
+    let held = number(staged.get(&key)?);
+    staged.put(key, held.saturating_add(more).to_be_bytes().to_vec());
     Ok(())
+}
+
+/// A stored number; nothing stored is 0.
+pub(super) fn number(bytes: Option<Bytes>) -> u64 {
+    bytes
+        .and_then(|bytes| Some(u64::from_be_bytes(bytes.as_ref().try_into().ok()?)))
+        .unwrap_or(0)
 }
 
 /// Records of one register in one log.
@@ -374,8 +390,5 @@ pub fn load_tree(
 /// # Errors
 /// As [`StateStore::get`].
 pub fn stored_size(log: LogNo, state: &dyn StateStore) -> Result<u64, StorageError> {
-    let bytes = state.get(&keys::size(log))?;
-    Ok(bytes
-        .and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)))
-        .unwrap_or(0))
+    Ok(number(state.get(&keys::size(log))?))
 }

@@ -17,12 +17,13 @@
 //! | `h` register 0 agency 0 item | [`super::head::Head`] of a record |
 //! | `q` agency 0 uuid | what a request_id did: log u32, index u64, hash |
 //! | `n` register 0 log u32 | records of a register in a log: live u64, withdrawn u64 |
+//! | `b` agency | bytes of the agency's entries in the own log, u64 |
 //! | `u` log u32 | entries that are carried but not indexed, u64 |
 
 use crate::types::{AgencyId, LogNo, RecordName, RegisterId, RequestId};
 
 /// The version of the layout. A state of another version is rebuilt.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// See the table.
 pub const APPLIED: &[u8] = b"!applied";
 /// See the table.
@@ -121,6 +122,12 @@ pub fn evidence(log: LogNo) -> Vec<u8> {
 #[must_use]
 pub fn unindexed(log: LogNo) -> Vec<u8> {
     of_log(b'u', log)
+}
+
+/// See the table.
+#[must_use]
+pub fn stored(agency: &AgencyId) -> Vec<u8> {
+    [b"b", agency.as_str().as_bytes()].concat()
 }
 
 /// See the table.

@@ -43,7 +43,7 @@ use rules::Proposal;
 use crate::{
     proto::ledger::v1 as pb,
     storage::{KeyRange, LogStore, Position, StateStore, StorageError},
-    types::{LedgerTime, LogIndex, LogNo, RecordName, Refusal, RegisterId},
+    types::{AgencyId, LedgerTime, LogIndex, LogNo, RecordName, Refusal, RegisterId},
 };
 
 /// Commands that may wait for the committer; past it, submitters wait.
@@ -606,10 +606,15 @@ impl Ledger {
     /// # Errors
     /// As [`StateStore::get`].
     pub fn unindexed(&self, log: LogNo) -> Result<u64, StorageError> {
-        let bytes = self.state.get(&keys::unindexed(log))?;
-        Ok(bytes
-            .and_then(|b| Some(u64::from_be_bytes(b.as_ref().try_into().ok()?)))
-            .unwrap_or(0))
+        Ok(apply::number(self.state.get(&keys::unindexed(log))?))
+    }
+
+    /// Bytes of an agency's entries in the own log.
+    ///
+    /// # Errors
+    /// As [`StateStore::get`].
+    pub fn stored(&self, agency: &AgencyId) -> Result<u64, StorageError> {
+        Ok(apply::number(self.state.get(&keys::stored(agency))?))
     }
 }
 

@@ -18,7 +18,7 @@ use jiff::{Timestamp, civil::Date};
 use engine::{erased::Erased, value::Field};
 pub use engine::{
     filter::Filter,
-    list::{HistoryQuery, ListQuery, Page, history, list, times},
+    list::{DEFAULT_ROWS, HistoryQuery, ListQuery, Page, history, list, times},
     tally::{Counted, SUMS, Tally, counted},
 };
 

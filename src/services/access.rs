@@ -12,8 +12,8 @@ use crate::{
     ledger::LogView,
     replication::Admission,
     types::{
-        Action, Agency, AgencyId, AgencyTable, Identity, LogNo, NodeId, Origin, Policy, Reason,
-        RecordName, Refusal, RegisterId, Role, Subject,
+        Action, Agency, AgencyId, AgencyTable, Identity, Limits, LogNo, NodeId, Origin, Policy,
+        Reason, RecordName, Refusal, RegisterId, Role, Subject,
     },
 };
 
@@ -87,6 +87,12 @@ impl Access {
         })
     }
 
+    /// How much the identity may use.
+    #[must_use]
+    pub fn limits(&self, identity: &Identity) -> Limits {
+        self.ask(identity, |rules, subject| rules.policy.limits(subject))
+    }
+
     fn ask<T>(&self, identity: &Identity, answer: impl FnOnce(&Rules, &Subject<'_>) -> T) -> T {
         let rules = self.rules.borrow();
         let agency = identity.agency().and_then(|id| rules.agencies.get(id));
@@ -118,6 +124,12 @@ impl Caller {
     #[must_use]
     pub fn spiffe(&self) -> String {
         self.identity.to_string()
+    }
+
+    /// The agency, where it is one.
+    #[must_use]
+    pub fn agency(&self) -> Option<&AgencyId> {
+        self.identity.agency()
     }
 
     /// Whether an action is granted.

@@ -20,7 +20,7 @@ use crate::{
     },
     proto::ledger::v1::{self as pb, ledger_service_server::LedgerService},
     storage::StorageError,
-    types::{Action, LogIndex, LogNo, Reason, RecordName, Refusal, Violations},
+    types::{Action, Limit, LogIndex, LogNo, Reason, RecordName, Refusal, Violations},
 };
 
 /// Entries of a page, by default and at most.
@@ -347,9 +347,11 @@ impl LedgerService for Ledgers {
         request: Request<pb::ListEntriesRequest>,
     ) -> Result<Response<pb::ListEntriesResponse>, Status> {
         let caller = self.caller(&request).map_err(status)?;
-        self.entries(&caller, request.get_ref())
-            .map(Response::new)
-            .map_err(status)
+        let entries = self.entries(&caller, request.get_ref()).map_err(status)?;
+        let looked_at = entries.next_start.saturating_sub(request.get_ref().start);
+        let paid = caller.meter.pace(Limit::Reads, looked_at.unsigned_abs());
+        paid.await.map_err(status)?;
+        Ok(Response::new(entries))
     }
 
     async fn get_inclusion_proof(

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, MethodDescriptor};
 
 use crate::{
     proto::DESCRIPTORS,
@@ -61,7 +61,11 @@ const SERVICES: &[(&str, &[Action])] = &[
 
 /// The needs of every method that a node serves. What is not here is not served.
 #[derive(Debug, Clone)]
-pub struct Methods(Arc<BTreeMap<String, (RegisterId, &'static About)>>);
+pub struct Methods {
+    registers: Arc<BTreeMap<String, (RegisterId, &'static About)>>,
+    /// The paths of methods with a stream on either side.
+    streams: Arc<BTreeSet<String>>,
+}
 
 impl Methods {
     /// Those of these registers, and of the services that every node has.
@@ -71,7 +75,25 @@ impl Methods {
             let about = AnyRegister::about(register);
             (about.service.to_owned(), (id.clone(), about))
         });
-        Self(Arc::new(services.collect()))
+        let pool = DescriptorPool::decode(DESCRIPTORS).unwrap_or_default();
+        let methods = pool.services().flat_map(|service| {
+            let methods: Vec<_> = service.methods().collect();
+            methods
+        });
+        let streams =
+            methods.filter(|method| method.is_client_streaming() || method.is_server_streaming());
+        let path =
+            |m: MethodDescriptor| format!("/{}/{}", m.parent_service().full_name(), m.name());
+        Self {
+            registers: Arc::new(services.collect()),
+            streams: Arc::new(streams.map(path).collect()),
+        }
+    }
+
+    /// Whether a call of the method is a stream, and so may last.
+    #[must_use]
+    pub fn is_stream(&self, path: &str) -> bool {
+        self.streams.contains(path) || lasts(path)
     }
 
     /// What a method needs, by its HTTP/2 path `/package.Service/Method`; `None` for one that does not
@@ -88,7 +110,7 @@ impl Methods {
         if let Some((_, actions)) = SERVICES.iter().find(|(known, _)| *known == service) {
             return Some(Need::AnyOf(actions));
         }
-        let (id, about) = self.0.get(service)?;
+        let (id, about) = self.registers.get(service)?;
         Some(Need::On(action(method, about)?, id.clone()))
     }
 }
@@ -179,6 +201,23 @@ mod tests {
             }
         }
         assert!(seen >= 30, "{seen}");
+    }
+
+    #[test]
+    fn streams_are_known_from_the_descriptors() {
+        for (path, stream) in [
+            ("/hefu.risk.v1.RiskService/SubmitRisks", true),
+            ("/hefu.risk.v1.RiskService/WatchRisks", true),
+            ("/hefu.node.v1.NodeService/SyncParent", true),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                true,
+            ),
+            ("/hefu.risk.v1.RiskService/SubmitRisk", false),
+            ("/hefu.risk.v1.RiskService/ListRisks", false),
+        ] {
+            assert_eq!(methods().is_stream(path), stream, "{path}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod methods;
 pub mod node;
 pub mod position;
+pub mod quota;
 pub mod reflection;
 pub mod register;
 pub mod replication;

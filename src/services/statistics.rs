@@ -375,6 +375,7 @@ impl StatisticsService for Statistics {
         let asker = Asker::of(&self.shared.access, &request).map_err(status)?;
         let (own, request) = (self.clone(), request.into_inner());
         // Ten years of a city are thousands of counters: not on a thread that others wait for.
+        let _one = asker.meter.scan().await;
         let answer = tokio::task::spawn_blocking(move || own.figures(&asker, &request));
         let answer = answer.await.map_err(|_| status(Reason::Internal.into()))?;
         answer.map(Response::new).map_err(status)
@@ -386,6 +387,7 @@ impl StatisticsService for Statistics {
     ) -> Result<Response<pb::GetReportingResponse>, Status> {
         let asker = Asker::of(&self.shared.access, &request).map_err(status)?;
         let (own, request) = (self.clone(), request.into_inner());
+        let _one = asker.meter.scan().await;
         let answer = tokio::task::spawn_blocking(move || own.reporting(&asker, &request));
         let answer = answer.await.map_err(|_| status(Reason::Internal.into()))?;
         answer.map(Response::new).map_err(status)

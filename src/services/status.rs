@@ -20,6 +20,9 @@ use crate::{
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "hefu";
 
+/// The fact that says whose limit a caller is over.
+pub const SUBJECT: &str = "subject";
+
 /// The gRPC code of a reason: as documented beside it in `error.proto`.
 #[must_use]
 pub fn code(reason: Reason) -> Code {
@@ -52,7 +55,9 @@ pub fn code(reason: Reason) -> Code {
         | R::ParentUnavailable
         | R::RecordElsewhere
         | R::CourierMisplaced => Code::FailedPrecondition,
-        R::MessageTooLarge | R::StorageFull | R::Overloaded => Code::ResourceExhausted,
+        R::MessageTooLarge | R::StorageFull | R::Overloaded | R::QuotaExceeded => {
+            Code::ResourceExhausted
+        }
         R::StorageFailed | R::ShuttingDown => Code::Unavailable,
         R::DataDamaged => Code::DataLoss,
         R::IndexOutOfRange => Code::OutOfRange,
@@ -66,6 +71,7 @@ pub fn code(reason: Reason) -> Code {
 #[must_use]
 pub fn status(refusal: Refusal) -> Status {
     let code = code(refusal.reason);
+    let subject = refusal.metadata.get(SUBJECT).cloned();
     let mut details: Vec<ErrorDetail> = vec![
         ErrorInfo::new(
             refusal.reason.as_str(),
@@ -90,7 +96,9 @@ pub fn status(refusal: Refusal) -> Status {
             details.push(PreconditionFailure::new(vec![violation]).into());
         }
         Code::ResourceExhausted => {
-            let violation = QuotaViolation::new(refusal.reason.as_str(), refusal.en.clone());
+            // Whose limit it is: the caller's, or else the node's.
+            let subject = subject.unwrap_or_else(|| refusal.reason.to_string());
+            let violation = QuotaViolation::new(subject, refusal.en.clone());
             details.push(QuotaFailure::new(vec![violation]).into());
         }
         _ => {}

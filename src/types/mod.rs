@@ -44,7 +44,7 @@ pub use name::{Collection, NameError, RecordName};
 pub use peer::Peer;
 pub use personal::{contains_identity_number, contains_mobile_number};
 pub use place::{Coordinates, Datum, Extent};
-pub use policy::{Action, Case, Policy, PolicyError, Question, Subject, Verdict};
+pub use policy::{Action, Case, Limit, Limits, Policy, PolicyError, Question, Subject, Verdict};
 pub use reason::FieldReason;
 pub use refusal::{Reason, Refusal};
 pub use request::RequestId;

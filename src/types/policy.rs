@@ -1,9 +1,10 @@
-//! Who may do what: grants from one readable file. What is not granted is denied.
+//! Who may do what, and how much of it: grants and limits from one readable file. What is not granted is denied.
 //!
 //! The same functions answer for the gate, the services, and `hefu policy check`, so that an
 //! explanation cannot differ from a decision.
 
 mod file;
+mod limits;
 mod question;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod tests;
 use std::{collections::BTreeSet, fmt};
 
 pub use file::PolicyError;
+pub use limits::{Limit, Limits};
 pub use question::{Case, Question, Verdict};
 
 use super::{Agency, AgencyId, AgencyTable, DivisionCode, Identity, NodeId, RegisterId, Role};
@@ -124,6 +126,7 @@ pub struct Subject<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     grants: Vec<Grant>,
+    bounds: Vec<limits::Bound>,
     digest: String,
 }
 
@@ -133,6 +136,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self::from_toml(include_str!("../../seeds/policy.toml")).unwrap_or(Self {
             grants: Vec::new(),
+            bounds: Vec::new(),
             digest: String::new(),
         })
     }
@@ -247,14 +251,20 @@ impl Policy {
     }
 }
 
+impl Who {
+    fn names(&self, subject: &Subject<'_>) -> bool {
+        let role = &subject.identity.role;
+        match self {
+            Self::Kind(kind) => role.kind() == *kind,
+            Self::One(one) => role == one,
+            Self::Itself => subject.identity.node() == Some(subject.here),
+        }
+    }
+}
+
 impl Grant {
     fn is_for(&self, subject: &Subject<'_>) -> bool {
-        let role = &subject.identity.role;
-        self.who.iter().any(|who| match who {
-            Who::Kind(kind) => role.kind() == *kind,
-            Who::One(one) => role == one,
-            Who::Itself => subject.identity.node() == Some(subject.here),
-        })
+        self.who.iter().any(|who| who.names(subject))
     }
 
     fn is_of(&self, register: &RegisterId) -> bool {

@@ -152,6 +152,9 @@ reasons! {
     /// A courier file for another node, or one that does not go on where the node stands.
     CourierMisplaced = 40, "COURIER_MISPLACED",
         "the courier file does not belong here, or not yet", "摆渡文件不属于本节点，或次序不对";
+    /// The caller is over a limit that the policy sets it; QuotaFailure names it.
+    QuotaExceeded = 41, "QUOTA_EXCEEDED",
+        "you are over a limit that the policy of this node sets you", "超出本节点策略为您设定的上限";
 }
 
 impl Reason {

@@ -62,6 +62,15 @@ nantong-emergency,南通市应急管理局,320600,city-department,nantong
 /// What every node here starts with: the policy that is built in.
 pub const POLICY: &str = include_str!("../../seeds/policy.toml");
 
+/// Tests submit faster than any agency may.
+const UNBOUND: &str = r#"
+[[limit]]
+who = ["agency/*"]
+requests_per_second = 1_000_000
+rows_per_second = 1_000_000
+reads_per_second = 100_000_000
+"#;
+
 /// A trust domain: an authority, agencies, and a folder for everything.
 pub struct Domain {
     pub folder: TempDir,
@@ -84,7 +93,8 @@ impl Domain {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::create(&folder.path().join("pki"), "test").unwrap();
         std::fs::write(folder.path().join("agencies.csv"), AGENCIES).unwrap();
-        std::fs::write(folder.path().join("policy.toml"), POLICY).unwrap();
+        let policy = format!("{POLICY}{UNBOUND}");
+        std::fs::write(folder.path().join("policy.toml"), policy).unwrap();
         Self { folder, authority }
     }
 

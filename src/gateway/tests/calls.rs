@@ -291,3 +291,85 @@ async fn a_connection_is_told_its_limit_of_calls() {
     }))
     .await;
 }
+
+/// What is answered to a call past a limit.
+fn held_back(answer: &Decoded, limit: &str) {
+    assert_eq!(answer.code, Code::ResourceExhausted, "{answer:?}");
+    assert_eq!(
+        answer.reason,
+        Some(ErrorReason::QuotaExceeded),
+        "{answer:?}"
+    );
+    assert!(answer.en.contains(limit), "{}", answer.en);
+    assert!(answer.zh.starts_with("超出"), "{}", answer.zh);
+}
+
+#[tokio::test]
+async fn an_agency_past_its_calls_a_second_is_refused_by_itself_with_the_wait() {
+    let policy = "[[limit]]\nwho = [\"agency/*\"]\nrequests_per_second = 1\nburst_seconds = 3\n";
+    let gateway = Gateway::under(policy).await;
+    let mut flooder = risks(&gateway, AGENCY).await;
+    for _ in 0..3 {
+        let answer = flooder.submit_risk(pb::SubmitRiskRequest::default()).await;
+        answer.expect("within the burst");
+    }
+    // However many connections it has.
+    let mut again = risks(&gateway, AGENCY).await;
+    let answer = again.submit_risk(pb::SubmitRiskRequest::default()).await;
+    let error = answer.expect_err("past the burst");
+    let answer = decode(&error);
+    held_back(&answer, "1 calls a second");
+    let wait = answer.retry_after.expect("it says when");
+    assert!(
+        wait > Duration::ZERO && wait <= Duration::from_secs(1),
+        "{wait:?}"
+    );
+    let details = tonic_types::StatusExt::get_error_details(&error);
+    let quota = details.quota_failure().expect("QuotaFailure");
+    assert_eq!(quota.violations[0].subject, AGENCY);
+    let mut other = risks(&gateway, "agency/rudong-emergency").await;
+    let answer = other.submit_risk(pb::SubmitRiskRequest::default()).await;
+    answer.expect("another agency has its own");
+    tokio::time::sleep(wait).await;
+    let answer = again.submit_risk(pb::SubmitRiskRequest::default()).await;
+    answer.expect("the wait was the true one");
+}
+
+#[tokio::test]
+async fn an_agency_takes_no_more_than_its_calls_and_streams_at_once() {
+    let policy = "[[limit]]\nwho = [\"agency/*\"]\ncalls = 3\nstreams = 1\n";
+    let gateway = Gateway::under(policy).await;
+    let mut client = risks(&gateway, AGENCY).await;
+    let mut watched = client
+        .watch_risks(pb::WatchRisksRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(watched.message().await.unwrap().is_some());
+    let second = client.watch_risks(pb::WatchRisksRequest::default()).await;
+    held_back(&refused(second), "1 streams and watches at once");
+    let endless: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.list_risks(pb::ListRisksRequest::default()).await })
+        })
+        .collect();
+    for _ in 0..2 {
+        soon(gateway.fake.begun.notified()).await;
+    }
+    let answer = refused(client.submit_risk(pb::SubmitRiskRequest::default()).await);
+    held_back(&answer, "3 calls at once");
+    let mut other = risks(&gateway, "agency/rudong-emergency").await;
+    let answer = other.submit_risk(pb::SubmitRiskRequest::default()).await;
+    answer.expect("the places of another are its own");
+    endless.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(watched);
+    soon(async {
+        while client
+            .watch_risks(pb::WatchRisksRequest::default())
+            .await
+            .is_err()
+        {}
+    })
+    .await;
+}

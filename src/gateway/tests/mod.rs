@@ -33,8 +33,9 @@ use crate::{
         MAX_MESSAGE_BYTES,
         access::{Access, Rules},
         methods::Methods,
+        quota::Quotas,
     },
-    types::{DivisionTable, Identity, RuleTable, SystemClock, TrustDomain},
+    types::{DivisionTable, Identity, Policy, RuleTable, SystemClock, TrustDomain},
 };
 
 const DOMAIN: &str = "nantong.gov.cn";
@@ -47,19 +48,21 @@ fn identity(role: &str) -> Identity {
     format!("spiffe://{DOMAIN}/{role}").parse().unwrap()
 }
 
-/// The policy that is built in, over no agencies.
-fn gate(pki: &Pki) -> Gate {
+/// A policy, over no agencies.
+fn gate(pki: &Pki, policy: Policy) -> Gate {
     let (divisions, rules) = (DivisionTable::builtin(), RuleTable::builtin());
     let rules_now = Rules {
         agencies: Arc::default(),
-        policy: Arc::default(),
+        policy: Arc::new(policy),
     };
     let rules_now = watch::Sender::new(Arc::new(rules_now)).subscribe();
     let folder = pki.folder.path().join("audit");
+    let access = Access::new(rules_now, "nantong".parse().unwrap());
     Gate {
         meters: Meters::new(&Metrics::default()),
         trail: Trail::open(&folder, 200, Arc::new(SystemClock)).unwrap(),
-        access: Access::new(rules_now, "nantong".parse().unwrap()),
+        quotas: Quotas::new(access.clone()),
+        access,
         methods: Methods::new(&Registers::new(divisions.into(), rules.into())),
     }
 }
@@ -134,6 +137,19 @@ impl Gateway {
     }
 
     async fn serving(pki: Pki, issued: &Issued, limits: Limits) -> Self {
+        Self::governed(pki, issued, limits, Policy::default()).await
+    }
+
+    /// With limits for callers beside what the policy that is built in has.
+    async fn under(limits: &str) -> Self {
+        let pki = Pki::new();
+        let issued = pki.issue("node/nantong");
+        let built_in = include_str!("../../../seeds/policy.toml");
+        let policy = Policy::from_toml(&format!("{built_in}\n{limits}")).unwrap();
+        Self::governed(pki, &issued, Limits::default(), policy).await
+    }
+
+    async fn governed(pki: Pki, issued: &Issued, limits: Limits, policy: Policy) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Connections::new(Keys::new(credentials(issued)).unwrap());
@@ -148,7 +164,7 @@ impl Gateway {
             listener,
             connections.clone(),
             domain(),
-            gate(&pki),
+            gate(&pki, policy),
             routes,
             stopped,
             limits,

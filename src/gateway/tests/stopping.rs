@@ -95,7 +95,7 @@ async fn a_channel_connects_again_by_itself() {
         listener,
         connections,
         domain(),
-        gate(&gateway.pki),
+        gate(&gateway.pki, Policy::default()),
         routes,
         never,
         Limits::default(),

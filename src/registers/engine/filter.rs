@@ -42,7 +42,7 @@ enum Target {
 
 /// A parsed filter; an empty one matches everything.
 #[derive(Debug, Clone, Default)]
-pub struct Filter(Option<Node>);
+pub struct Filter(Option<Node>, usize);
 
 #[derive(Debug, Clone)]
 enum Node {
@@ -85,11 +85,17 @@ impl Filter {
         let syntax: Syntax = parse_filter_with_max_depth(text, MAX_DEPTH)
             .map_err(|e| Refusal::new(Reason::FilterInvalid).because(&e, &e))?;
         let Some(expression) = syntax.expression else {
-            return Ok(Self(None));
+            return Ok(Self::default());
         };
         let mut terms = 0;
         let node = compile(&expression, fields, &mut terms)?;
-        Ok(Self(Some(node)))
+        Ok(Self(Some(node), terms))
+    }
+
+    /// How many comparisons it has.
+    #[must_use]
+    pub fn terms(&self) -> usize {
+        self.1
     }
 
     /// Whether it matches everything.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Rows of a page where none are asked for.
-const DEFAULT_ROWS: usize = 50;
+pub const DEFAULT_ROWS: i32 = 50;
 /// Rows of a page at most.
 const MAX_ROWS: usize = 1_000;
 /// Entry bytes at which a page ends.
@@ -66,6 +66,8 @@ pub struct Page {
     pub rows: Vec<StoredEntry>,
     /// Where to go on; `None` at the end.
     pub next: Option<Vec<u8>>,
+    /// Records looked at, those that do not match among them.
+    pub examined: usize,
 }
 
 /// A walk over keys: which range, which way, and whether they are index keys.
@@ -92,10 +94,10 @@ pub fn list(
     if let Some(cursor) = &query.cursor {
         resume(&mut plan, cursor);
     }
-    let (mut page, mut bytes, mut examined) = (Page::default(), 0, 0);
+    let (mut page, mut bytes) = (Page::default(), 0);
     for pair in ledger.state().scan(plan.range, plan.reverse) {
         let (key, value) = pair.map_err(refuse)?;
-        examined += 1;
+        page.examined += 1;
         let found = match plan.index {
             true => index::name(register.about().id, &key)
                 .map(|name| Ok((ledger.head(&name)?, name)))
@@ -115,7 +117,7 @@ pub fn list(
                 page.rows.push(entry);
             }
         }
-        if page.rows.len() >= rows || bytes >= MAX_BYTES || examined >= MAX_EXAMINED {
+        if page.rows.len() >= rows || bytes >= MAX_BYTES || page.examined >= MAX_EXAMINED {
             page.next = Some(key.to_vec());
             break;
         }
@@ -285,8 +287,12 @@ pub fn history(ledger: &Ledger, query: &HistoryQuery) -> Result<Page, Refusal> {
 }
 
 fn rows(page_size: i32) -> Result<usize, Refusal> {
-    match usize::try_from(page_size) {
-        Ok(0) => Ok(DEFAULT_ROWS),
+    let asked = if page_size == 0 {
+        DEFAULT_ROWS
+    } else {
+        page_size
+    };
+    match usize::try_from(asked) {
         Ok(rows) => Ok(rows.min(MAX_ROWS)),
         Err(_) => {
             let mut v = Violations::new();

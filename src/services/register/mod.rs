@@ -1,5 +1,6 @@
 //! One gRPC service for every register: same shapes, stored bytes, no code of a register's own.
 
+mod charge;
 mod read;
 mod submit;
 mod watch;
@@ -21,6 +22,7 @@ use super::{
     MAX_MESSAGE_BYTES,
     access::{Access, Caller},
     position::Positions,
+    quota::Meter,
     status::status,
     token::Tokens,
     wire,
@@ -29,7 +31,7 @@ use crate::{
     audit::{Account, Trail},
     ledger::{Ledger, entry::StoredEntry},
     registers::{AnyRegister, Registers},
-    types::{AgencyId, Clock, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
+    types::{AgencyId, Clock, Limit, Peer, Reason, RecordName, Refusal, RegisterId, TrustDomain},
 };
 
 /// What all registers' services share.
@@ -76,6 +78,7 @@ struct Call {
     id: RegisterId,
     caller: Caller,
     account: Account,
+    meter: Arc<Meter>,
 }
 
 impl Call {
@@ -143,11 +146,14 @@ impl RegisterService {
         let caller = self.shared.access.caller(&peer.identity);
         let account = request.extensions().get::<Account>();
         let account = account.ok_or_else(|| status(Reason::Internal.into()))?;
+        let meter = request.extensions().get::<Arc<Meter>>();
+        let meter = meter.ok_or_else(|| status(Reason::Internal.into()))?;
         Ok(Call {
             shared: self.shared.clone(),
             id: self.id.clone(),
             caller,
             account: account.clone(),
+            meter: meter.clone(),
         })
     }
 
@@ -185,6 +191,7 @@ impl RegisterService {
         R: prost::Message + Default + 'static,
         F: Future<Output = Result<R, Refusal>> + Send + 'static,
     {
+        let bytes = message_bytes(&request);
         let handler = service_fn(move |request: Request<M>| {
             let (call, method) = (self.call(&request), method.clone());
             async move {
@@ -194,21 +201,23 @@ impl RegisterService {
                     .map_err(status)
             }
         });
-        grpc::<R, M>().unary(handler, request).await
+        grpc::<R, M>(bytes).unary(handler, request).await
     }
 
     async fn submit_list(self, request: http::Request<Body>) -> http::Response<Body> {
         type Rows = Request<Streaming<wire::SubmitListRequest>>;
+        let bytes = message_bytes(&request);
         let handler = service_fn(move |request: Rows| {
             let call = self.call(&request);
             async move { Ok(Response::new(submit::list(call?, request.into_inner()))) }
         });
-        grpc::<wire::SubmitListResponse, _>()
+        grpc::<wire::SubmitListResponse, _>(bytes)
             .streaming(handler, request)
             .await
     }
 
     async fn watch(self, request: http::Request<Body>) -> http::Response<Body> {
+        let bytes = message_bytes(&request);
         let handler = service_fn(move |request: Request<wire::WatchRequest>| {
             let call = self.call(&request);
             async move {
@@ -217,7 +226,7 @@ impl RegisterService {
                     .map_err(status)
             }
         });
-        grpc::<wire::RevisionResponse, _>()
+        grpc::<wire::RevisionResponse, _>(bytes)
             .server_streaming(handler, request)
             .await
     }
@@ -233,14 +242,21 @@ fn is(method: &str, verb: &str, noun: &str, tail: &str) -> bool {
     rest == Some(tail)
 }
 
+/// How large a message of the caller may be, decompressed.
+fn message_bytes(request: &http::Request<Body>) -> usize {
+    let meter = request.extensions().get::<Arc<Meter>>();
+    let allowed = meter.map_or(MAX_MESSAGE_BYTES, |meter| meter.most(Limit::MessageBytes));
+    allowed.min(MAX_MESSAGE_BYTES)
+}
+
 /// Sizes and compression of every register, set here once.
-fn grpc<R, M>() -> Grpc<ProstCodec<R, M>>
+fn grpc<R, M>(message_bytes: usize) -> Grpc<ProstCodec<R, M>>
 where
     R: prost::Message + Default + 'static,
     M: prost::Message + Default + 'static,
 {
     Grpc::new(ProstCodec::default())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_decoding_message_size(message_bytes)
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Gzip)

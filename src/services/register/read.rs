@@ -9,7 +9,6 @@ use crate::{
 };
 
 impl Call {
-    #[expect(clippy::unused_async, reason = "every method has this shape")]
     pub(super) async fn get(
         self,
         request: wire::GetRequest,
@@ -17,6 +16,7 @@ impl Call {
         let position = self.shared.ledger.published().end;
         let name = self.name(&request.name)?;
         self.caller.reads(&name)?;
+        self.looked_at(1).await?;
         let ledger = &self.shared.ledger;
         let head = ledger.head(&name).map_err(storage)?;
         let head = head.ok_or_else(|| Refusal::new(Reason::RecordNotFound))?;
@@ -51,15 +51,18 @@ impl Call {
             &shown,
         ];
         let cursor = self.cursor(&binding, &request.page_token)?;
+        self.filter(&request.filter)?;
         let query = ListQuery {
             collection,
             filter: request.filter.clone(),
             order_by: request.order_by.clone(),
-            page_size: request.page_size,
+            page_size: self.page_size(request.page_size),
             show_withdrawn: request.show_withdrawn,
             cursor,
             now: self.shared.clock.now(),
         };
+        // One list of a caller after the other, each paid for before the next.
+        let scan = self.meter.scan().await;
         let call = std::sync::Arc::new(self);
         let lister = call.clone();
         // A page may examine thousands of records: not on a thread that others wait for.
@@ -68,6 +71,8 @@ impl Call {
             list(&lister.shared.ledger, lister.register()?, &query, &visible)
         });
         let page = page.await.map_err(|_| Refusal::new(Reason::Internal))??;
+        call.looked_at(page.examined).await?;
+        drop(scan);
         for entry in &page.rows {
             call.shows(entry.name.agency(), false)?;
         }
@@ -82,7 +87,6 @@ impl Call {
         })
     }
 
-    #[expect(clippy::unused_async, reason = "every method has this shape")]
     pub(super) async fn history(
         self,
         request: wire::HistoryRequest,
@@ -95,10 +99,11 @@ impl Call {
         let cursor = self.cursor(&binding, &request.page_token)?;
         let query = HistoryQuery {
             name,
-            page_size: request.page_size,
+            page_size: self.page_size(request.page_size),
             cursor,
         };
         let page = history(&self.shared.ledger, &query)?;
+        self.looked_at(page.rows.len()).await?;
         if let Some(entry) = page.rows.first() {
             self.shows(entry.name.agency(), false)?;
         }

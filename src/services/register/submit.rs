@@ -7,10 +7,10 @@ use futures::{Stream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tonic::{Status, Streaming};
 
-use super::{Answers, Call};
+use super::{Answers, Call, charge::Proposed};
 use crate::{
     ledger::{
-        Accepted, Outcome, SubmitError, Submitted, Submitting, keys,
+        Accepted, Outcome, SubmitError, Submitted, keys,
         rules::{Intent, Proposal},
     },
     proto::r#type::v1::{CompleteList, ListSummary, RowResult},
@@ -99,6 +99,7 @@ impl Call {
     }
 
     async fn propose_one(&self, proposal: Proposal) -> Result<(Accepted, Submitted), Refusal> {
+        self.row()?;
         let mut submitted = self.propose(vec![proposal]).await?;
         let result = submitted.results.pop();
         let accepted = result.unwrap_or_else(|| Err(Reason::Internal.into()))?;
@@ -123,7 +124,7 @@ impl Call {
     }
 
     async fn propose(&self, proposals: Vec<Proposal>) -> Result<Submitted, Refusal> {
-        let submitting = self.shared.ledger.submit(proposals);
+        let submitting = self.enqueue(proposals).await?;
         submitting
             .await
             .map_err(|_| Refusal::new(Reason::StorageFailed))
@@ -208,7 +209,7 @@ struct List {
 /// A message whose rows are proposed.
 struct Waiting {
     rows: Vec<RowResult>,
-    submitting: Submitting,
+    submitting: Proposed,
     complete: Option<CompleteList>,
 }
 
@@ -318,12 +319,11 @@ impl List {
             let zh = format!("每条消息至多 {MAX_ROWS} 行，每份清单至多 {MAX_LIST_ROWS} 行");
             return Err(Refusal::new(Reason::MessageTooLarge).because(limits, zh));
         }
+        self.call.rows(request.records.len()).await?;
         let (rows, proposals) = self.rows(request.records)?;
-        let submitting = self.call.shared.ledger.enqueue(proposals);
-        let submitting = submitting.await;
         Ok(Waiting {
             rows,
-            submitting: submitting.map_err(|_| Refusal::new(Reason::StorageFailed))?,
+            submitting: self.call.enqueue(proposals).await?,
             complete: request.complete,
         })
     }
@@ -451,6 +451,7 @@ impl List {
                 name: name.to_string(),
                 ..RowResult::default()
             });
+            self.call.rows(names.len()).await?;
             let submitted = self.call.propose(proposals.collect()).await?;
             let more = self.settled(rows.collect(), submitted)?;
             response.rows.extend(more.rows);

@@ -56,7 +56,7 @@ pub(super) fn watch(
         return Err(Refusal::new(Reason::RecordNotFound));
     }
     call.account.names(&collection);
-    let filter = call.register()?.filter(&request.filter)?;
+    let filter = call.filter(&request.filter)?;
     let follow = call.shared.ledger.follow();
     let at = match (request.from_start, request.position.as_str()) {
         (true, _) => Position::default(),
@@ -91,8 +91,10 @@ impl Watch {
             }
             let end = self.follow.borrow_and_update().end;
             if self.at < end {
-                self.read(end).map_err(status)?;
-                // A long stretch without a match must not keep its thread from others.
+                let looked_at = self.read(end).map_err(status)?;
+                // A watch that is behind waits for its rate, and a long stretch without a match must not keep
+                // its thread from others.
+                self.call.looked_at(looked_at).await.map_err(status)?;
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -111,8 +113,9 @@ impl Watch {
         }
     }
 
-    /// Reads one stretch, never past what was published: the rest is not applied yet.
-    fn read(&mut self, end: Position) -> Result<(), Refusal> {
+    /// Reads one stretch, never past what was published: the rest is not applied yet. Tells how many frames
+    /// it looked at.
+    fn read(&mut self, end: Position) -> Result<usize, Refusal> {
         let scan = self
             .call
             .shared
@@ -122,6 +125,7 @@ impl Watch {
             .map_err(storage)?;
         let nexts = scan.frames.iter().skip(1).map(|(position, _)| *position);
         let nexts: Vec<_> = nexts.chain([scan.next]).collect();
+        let looked_at = scan.frames.len();
         for ((position, frame), next) in scan.frames.into_iter().zip(nexts) {
             if position >= end {
                 break;
@@ -131,7 +135,7 @@ impl Watch {
             }
             self.at = next;
         }
-        Ok(())
+        Ok(looked_at)
     }
 
     fn matching(&self, frame: Frame) -> Result<Option<wire::Revision>, Refusal> {

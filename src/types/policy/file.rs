@@ -6,7 +6,7 @@ use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Action, Area, Brings, Grant, Policy, Who};
+use super::{Action, Area, Brings, Grant, Policy, Who, limits::Bound};
 use crate::types::{RegisterId, Role};
 
 /// Why a policy is not used. The text says which grant is wrong.
@@ -18,6 +18,14 @@ pub enum PolicyError {
     /// A grant is wrong.
     #[error("grant {number}: {cause}")]
     Grant {
+        /// Its place in the file, from 1.
+        number: usize,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A limit is wrong.
+    #[error("limit {number}: {cause}")]
+    Limit {
         /// Its place in the file, from 1.
         number: usize,
         /// What is wrong.
@@ -40,6 +48,16 @@ struct File {
     groups: BTreeMap<String, Vec<String>>,
     #[serde(default)]
     grant: Vec<RawGrant>,
+    #[serde(default)]
+    limit: Vec<RawLimit>,
+}
+
+#[derive(Deserialize)]
+struct RawLimit {
+    who: Vec<String>,
+    /// All other keys, each a limit.
+    #[serde(flatten)]
+    keys: BTreeMap<String, toml::Value>,
 }
 
 #[derive(Deserialize)]
@@ -64,8 +82,14 @@ impl Policy {
             let number = at + 1;
             grant(number, raw, &file.groups).map_err(|cause| PolicyError::Grant { number, cause })
         });
+        let bounds = file.limit.iter().enumerate().map(|(at, raw)| {
+            let number = at + 1;
+            let bound = whom(&raw.who, &file.groups).and_then(|who| Bound::new(who, &raw.keys));
+            bound.map_err(|cause| PolicyError::Limit { number, cause })
+        });
         Ok(Self {
             grants: grants.collect::<Result<_, _>>()?,
+            bounds: bounds.collect::<Result<_, _>>()?,
             digest: HEXLOWER.encode(&Sha256::digest(text.as_bytes())),
         })
     }
@@ -86,20 +110,6 @@ fn grant(
     }
     let records = may.contains(&Action::Submit) || may.contains(&Action::Read);
     let replicates = may.contains(&Action::Replicate);
-    let mut members = Vec::new();
-    for text in &raw.who {
-        match text.strip_prefix("group/") {
-            Some(group) => members.extend(
-                groups
-                    .get(group)
-                    .ok_or_else(|| format!("who: there is no group {group:?}"))?,
-            ),
-            None => members.push(text),
-        }
-    }
-    if members.is_empty() {
-        return Err("who: name at least one".to_owned());
-    }
     let registers = list(
         "registers",
         raw.registers.as_ref(),
@@ -115,10 +125,7 @@ fn grant(
     let brings = list("brings", raw.brings.as_ref(), replicates, "replicate")?;
     Ok(Grant {
         number,
-        who: members
-            .into_iter()
-            .map(|t| who(t))
-            .collect::<Result<_, _>>()?,
+        who: whom(&raw.who, groups)?,
         may: may.into_iter().collect(),
         registers: if registers.iter().any(|text| text == "*") {
             None
@@ -138,6 +145,25 @@ fn grant(
             .map(|t| brought(t))
             .collect::<Result<_, _>>()?,
     })
+}
+
+/// Whom a list names, its groups resolved.
+fn whom(texts: &[String], groups: &BTreeMap<String, Vec<String>>) -> Result<Vec<Who>, String> {
+    let mut members = Vec::new();
+    for text in texts {
+        match text.strip_prefix("group/") {
+            Some(group) => members.extend(
+                groups
+                    .get(group)
+                    .ok_or_else(|| format!("who: there is no group {group:?}"))?,
+            ),
+            None => members.push(text),
+        }
+    }
+    if members.is_empty() {
+        return Err("who: name at least one".to_owned());
+    }
+    members.into_iter().map(|text| who(text)).collect()
 }
 
 /// A list that must be there exactly where an action needs it.
