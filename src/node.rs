@@ -202,6 +202,7 @@ impl Node {
             ledger: ledger.clone(),
             registers,
             access: access.clone(),
+            quotas: quotas.clone(),
             positions: Positions::new(tokens.clone(), origin),
             tokens,
             clock: clock.clone(),

@@ -214,6 +214,10 @@ fn due(method: &MethodDescriptor, role: Role, relation: Relation) -> Due {
             (Role::Child, _) => Hidden,
             _ => denied,
         },
+        ("hefu.quota.v1.QuotaService", "GetQuota") => match role {
+            Role::Stranger => denied,
+            _ => Shown,
+        },
         ("hefu.audit.v1.AuditService", _) => match role {
             Role::Admin | Role::Auditor => Shown,
             _ => denied,

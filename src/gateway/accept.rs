@@ -25,13 +25,15 @@ use super::{
     connections::{CLOSE, Connections, Entered, Standing},
     cut::Cut,
     identity::{Holder, IdentityError, holder},
+    line::Line,
     meter::{Failure, Meters},
     serve::Limits,
 };
 use crate::{
     audit::Trail,
     proto::audit::v1::AuditRecord,
-    types::{Peer, TrustDomain},
+    services::quota::{Held, Quotas},
+    types::{Limit, Peer, TrustDomain},
 };
 
 /// The wait after a failed accept: out of file descriptors, most likely, so the next fails as fast.
@@ -47,6 +49,8 @@ pub struct Counterpart {
     pub address: SocketAddr,
     /// Whether its connection is still entitled.
     pub standing: Standing,
+    /// What its calls and its watchdog know of it.
+    pub line: Arc<Line>,
 }
 
 /// A connection whose certificate is verified. It closes when it is no longer entitled, and when serving
@@ -56,6 +60,7 @@ pub struct Connection {
     counterpart: Counterpart,
     _entered: Entered,
     _place: Place,
+    _held: Option<Held>,
 }
 
 impl Connected for Connection {
@@ -155,33 +160,33 @@ impl Drop for Place {
 #[derive(Clone)]
 struct Handshakes {
     connections: Arc<Connections>,
-    patience: Duration,
+    limits: Limits,
     domain: Arc<TrustDomain>,
     closing: CancellationToken,
-    trail: Option<Trail>,
+    watch: Option<(Trail, Quotas)>,
     meters: Meters,
     ready: mpsc::Sender<io::Result<Connection>>,
 }
 
 /// Accepts connections until the receiver is dropped: handshakes run beside each other, and a peer
 /// that is slow, unknown or hostile costs only itself. `closing` closes every connection; handshakes
-/// that fail are recorded in `trail`. Connections are judged again when the keys change.
+/// that fail are recorded in the trail, and connections counted against quotas, where there are such. Connections are judged again when the keys change.
 pub fn accept(
     listener: TcpListener,
     connections: Arc<Connections>,
     domain: TrustDomain,
     limits: Limits,
     closing: CancellationToken,
-    trail: Option<Trail>,
+    watch: Option<(Trail, Quotas)>,
     meters: Meters,
 ) -> mpsc::Receiver<io::Result<Connection>> {
     let (ready, accepted) = mpsc::channel(64);
     let handshakes = Handshakes {
         connections: connections.clone(),
-        patience: limits.handshake,
+        limits,
         domain: Arc::new(domain),
         closing,
-        trail,
+        watch,
         meters,
         ready,
     };
@@ -227,7 +232,7 @@ impl Handshakes {
             Err(why) => {
                 tracing::info!(%address, %why, "connection refused");
                 self.meters.handshake_failed(&why);
-                if let Some(trail) = &self.trail {
+                if let Some((trail, _)) = &self.watch {
                     // A trail that fails stops the node by itself.
                     let _ = trail.write(refused(address));
                 }
@@ -244,7 +249,7 @@ impl Handshakes {
         tcp.set_nodelay(true)?;
         let in_force = self.connections.keys().current();
         let acceptor = TlsAcceptor::from(in_force.server.clone());
-        let stream = timeout(self.patience, acceptor.accept(tcp)).await;
+        let stream = timeout(self.limits.handshake, acceptor.accept(tcp)).await;
         let stream = stream.map_err(|_| Failure::TimedOut)??;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Vec<_> = chain.iter().cloned().map(|c| c.into_owned()).collect();
@@ -256,6 +261,15 @@ impl Handshakes {
             self.connections.saw(&holder.identity.role, holder.end);
             holder.identity.to_string()
         });
+        let held = match (&self.watch, &holder) {
+            (Some((_, quotas)), Ok(holder)) => {
+                let meter = quotas.meter(&holder.identity);
+                meter.touch();
+                let held = meter.hold(Limit::Connections);
+                Some(held.map_err(|refusal| Failure::Share(refusal.en))?)
+            }
+            _ => None,
+        };
         let entered = self
             .connections
             .enter(chain, who.unwrap_or_default(), &in_force)
@@ -269,16 +283,19 @@ impl Handshakes {
             tracing::info!(%address, %why, "a certificate without an identity");
         }
         let standing = entered.standing.clone();
-        let closing = closing(self.closing.clone(), standing.clone(), end);
+        let line = Line::new(self.limits);
+        let closing = closing(self.closing.clone(), standing.clone(), end, line.clone());
         Ok(Connection {
             stream: Cut::new(stream, closing),
             counterpart: Counterpart {
                 peer,
                 address,
                 standing,
+                line,
             },
             _entered: entered,
             _place: place,
+            _held: held,
         })
     }
 }
@@ -293,8 +310,14 @@ fn refused(address: SocketAddr) -> AuditRecord {
     }
 }
 
-/// Ends when the connection must: at the end of serving, or [`CLOSE`] after it is no longer entitled.
-async fn closing(serving: CancellationToken, standing: Standing, end: Option<Timestamp>) {
+/// Ends when the connection must: at the end of serving, [`CLOSE`] after it is no longer entitled, or when it
+/// is old, idle or not read.
+async fn closing(
+    serving: CancellationToken,
+    standing: Standing,
+    end: Option<Timestamp>,
+    line: Arc<Line>,
+) {
     let over = async {
         tokio::select! {
             () = standing.clone().over() => {}
@@ -305,6 +328,7 @@ async fn closing(serving: CancellationToken, standing: Standing, end: Option<Tim
     tokio::select! {
         () = serving.cancelled() => {}
         () = over => {}
+        why = line.watch() => tracing::debug!(why, "connection closed"),
     }
 }
 

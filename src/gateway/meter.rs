@@ -132,19 +132,23 @@ pub(super) enum Failure {
     /// The peer's certificate is not entitled.
     #[error("{0}")]
     Certificate(Tls),
+    /// The identity has as many connections as it may.
+    #[error("{0}")]
+    Share(String),
     /// Anything else: no TLS, or a peer that is gone.
     #[error("{0}")]
     Broken(String),
 }
 
 /// The words for them.
-const HANDSHAKES: &[&str] = &["timeout", "certificate", "broken"];
+const HANDSHAKES: &[&str] = &["timeout", "certificate", "share", "broken"];
 
 impl Failure {
     fn reason(&self) -> &'static str {
         match self {
             Self::TimedOut => "timeout",
             Self::Certificate(_) => "certificate",
+            Self::Share(_) => "share",
             Self::Broken(_) => "broken",
         }
     }

@@ -9,8 +9,11 @@ pub mod explain;
 pub mod identity;
 pub mod inventory;
 pub mod keys;
+mod line;
 pub mod meter;
+mod pace;
 pub mod pki;
+mod sent;
 pub mod serve;
 pub mod stack;
 #[cfg(test)]

@@ -16,7 +16,8 @@ use crate::types::TrustDomain;
 
 /// Calls at once on one connection. Without it a single peer could open as many as it likes.
 const MAX_STREAMS: u32 = 256;
-/// Resets that a connection may provoke before it is closed (CVE-2025-8671).
+/// Resets that a connection may provoke before it is closed (CVE-2025-8671, MadeYouReset). tonic's default is no
+/// limit.
 const MAX_RESETS: usize = 1_024;
 /// Bytes of headers in one call.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
@@ -33,6 +34,23 @@ pub struct Limits {
     /// Calls at once over all connections, watches and replication streams among them, health not;
     /// further ones are refused.
     pub calls: usize,
+    /// A connection that nothing is called on is closed after this long.
+    pub idle: Duration,
+    /// The age at which a connection is told to end: it takes no further call, watches and replication streams
+    /// end with a status to resume after, other calls may finish.
+    pub age: Duration,
+    /// How long they may take to, before the connection is closed.
+    pub grace: Duration,
+    /// An answer of which nothing is read for so long loses its place; after twice as long, its connection.
+    pub stall: Duration,
+    /// How long a request may take to come, and a second more for every 16 KiB of it.
+    pub message: Duration,
+    /// How long a list may pause between two messages.
+    pub quiet: Duration,
+    /// How often a silent peer is asked whether it is alive.
+    pub keepalive: Duration,
+    /// How long it may take to answer.
+    pub alive: Duration,
     /// How long calls under way may take to finish once serving is told to stop.
     pub drain: Duration,
 }
@@ -44,6 +62,14 @@ impl Default for Limits {
             connections_per_address: 256,
             handshake: Duration::from_secs(10),
             calls: 4_096,
+            idle: Duration::from_secs(15 * 60),
+            age: Duration::from_secs(60 * 60),
+            grace: Duration::from_secs(10 * 60),
+            stall: Duration::from_secs(60),
+            message: Duration::from_secs(30),
+            quiet: Duration::from_secs(10 * 60),
+            keepalive: Duration::from_secs(30),
+            alive: Duration::from_secs(10),
             drain: Duration::from_secs(10),
         }
     }
@@ -66,7 +92,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (stopping, closing) = (CancellationToken::new(), CancellationToken::new());
     let _closes = (stopping.clone().drop_guard(), closing.clone().drop_guard());
-    let trail = Some(gate.trail.clone());
+    let watch = Some((gate.trail.clone(), gate.quotas.clone()));
     let meters = gate.meters.clone();
     let accepted = accept(
         listener,
@@ -74,7 +100,7 @@ pub async fn serve(
         domain,
         limits,
         closing,
-        trail,
+        watch,
         meters,
     );
     let serving = Server::builder()
@@ -82,8 +108,10 @@ pub async fn serve(
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_local_error_reset_streams(Some(MAX_RESETS))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_keepalive_interval(Some(limits.keepalive))
+        .http2_keepalive_timeout(Some(limits.alive))
+        // It says GOAWAY and no more: `line` ends what lasts.
+        .max_connection_age(limits.age)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(1 << 22)
         .add_routes(routes)

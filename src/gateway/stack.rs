@@ -41,7 +41,10 @@ use super::{
     accept::Counterpart,
     body::{Ends, Guarded, panicked, told},
     connections::{FINISH, Standing},
+    line::{Line, Open},
     meter::{Meter, Meters},
+    pace::Paced,
+    sent::{Patience, Sent},
 };
 use crate::{
     audit::{Account, AuditError, Incoming, Trail},
@@ -161,12 +164,27 @@ impl Stack {
             Some(permit.map_err(|_| Refusal::new(Reason::Overloaded))?)
         };
         Ok(Admitted {
+            patience: self.patience(&caller.line, path),
+            line: caller.line.clone(),
             peer,
             need,
             standing: caller.standing.clone(),
             meter,
             places: Places(permit, held),
         })
+    }
+
+    /// How long a caller may take to send.
+    fn patience(&self, line: &Line, path: &str) -> Patience {
+        let limits = line.limits();
+        let between = match self.gate.methods.is_stream(path) {
+            true => (!lasts(path)).then_some(limits.quiet),
+            false => Some(limits.message),
+        };
+        Patience {
+            message: limits.message,
+            between,
+        }
     }
 
     /// What a call takes of its caller's quota before it runs.
@@ -211,15 +229,20 @@ impl Stack {
         let lasts = lasts(path).then(|| {
             let (gate, peer) = (self.gate.clone(), &admitted.peer);
             let closed = gate.closed(peer.identity.clone(), admitted.need.clone());
-            (self.stopping.clone().cancelled_owned(), closed)
+            let stopping = self.stopping.clone().cancelled_owned();
+            let aged = admitted.line.aged();
+            async move {
+                tokio::select! {
+                    () = stopping => Reason::ShuttingDown,
+                    () = closed => Reason::MethodNotAllowed,
+                    () = aged => Reason::ConnectionAged,
+                }
+            }
         });
-        let (stopping, closed) = lasts.unzip();
-        let (stopping, closed) = (OptionFuture::from(stopping), OptionFuture::from(closed));
         let deadline = deadline.map(sleep_until);
         Box::pin(async move {
             tokio::select! {
-                Some(()) = stopping => Reason::ShuttingDown,
-                Some(()) = closed => Reason::MethodNotAllowed,
+                Some(reason) = OptionFuture::from(lasts) => reason,
                 () = over => Reason::CertificateEnded,
                 Some(()) = OptionFuture::from(deadline) => Reason::DeadlineExceeded,
             }
@@ -232,8 +255,10 @@ struct Admitted {
     peer: Peer,
     need: Need,
     standing: Standing,
+    line: Arc<Line>,
     meter: Arc<quota::Meter>,
     places: Places,
+    patience: Patience,
 }
 
 /// What a call takes up until it is over: one of the node's places, and those of its caller.
@@ -286,6 +311,7 @@ where
             .gate
             .meters
             .begin(known(&path).unwrap_or("other"), lasts(&path));
+        let open = caller.as_ref().map(|caller| caller.line.open());
         let admitted = match caller {
             Some(ref caller) => stack.admit(caller, need, &path, &account),
             None => Err(Reason::IdentityMissing.into()),
@@ -301,7 +327,11 @@ where
             _ => None,
         };
         let work = async move {
-            let account = Closing { account, meter };
+            let account = Closing {
+                account,
+                meter,
+                _open: open,
+            };
             match admitted {
                 Ok((admitted, ends)) => admitted.run(inner, request, ends, account).await,
                 Err(refusal) => {
@@ -321,13 +351,15 @@ impl Admitted {
     async fn run<S>(
         self,
         mut inner: S,
-        mut request: Request<Body>,
+        request: Request<Body>,
         mut ends: Ends,
         account: Closing,
     ) -> Result<Response<Body>, S::Error>
     where
         S: Service<Request<Body>, Response = Response<Body>>,
     {
+        let (meter, patience) = (self.meter.clone(), self.patience);
+        let mut request = request.map(|body| Body::new(Sent::new(body, meter.clone(), patience)));
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(account.account.clone());
         request.extensions_mut().insert(self.meter);
@@ -344,7 +376,12 @@ impl Admitted {
             Some(foreign) if foreign.code() != Code::Ok => {
                 Ok(account.refused(mapped(foreign)).into_http())
             }
-            _ => Ok(response.map(|body| Body::new(Guarded::new(body, ends, account, self.places)))),
+            _ => Ok(response.map(|body| {
+                let body = Paced::new(body, meter, Limit::BytesOut);
+                let body = Guarded::new(body, ends, account, self.places);
+                self.line.answers(body.held());
+                Body::new(body)
+            })),
         }
     }
 }
@@ -353,6 +390,7 @@ impl Admitted {
 pub(super) struct Closing {
     account: Account,
     meter: Meter,
+    _open: Option<Open>,
 }
 
 impl Closing {

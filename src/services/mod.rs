@@ -29,6 +29,7 @@ use self::{
     ledger::Ledgers,
     methods::Methods,
     node::Nodes,
+    quota::Quoted,
     reflection::Reflection,
     register::{RegisterService, Shared},
     replication::Replication,
@@ -39,6 +40,7 @@ use crate::{
         audit::v1::audit_service_server::AuditServiceServer,
         ledger::v1::ledger_service_server::LedgerServiceServer,
         node::v1::node_service_server::NodeServiceServer,
+        quota::v1::quota_service_server::QuotaServiceServer,
         replication::v1::{
             courier_service_server::CourierServiceServer,
             replication_service_server::ReplicationServiceServer,
@@ -87,6 +89,9 @@ pub fn routes(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
+    let quotas = QuotaServiceServer::new(Quoted(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     let replication = ReplicationServiceServer::new(Replication(mirror))
         .max_decoding_message_size(REPLICATION_BYTES)
         .max_encoding_message_size(REPLICATION_BYTES);
@@ -94,6 +99,7 @@ pub fn routes(
         .add_service(ledgers)
         .add_service(nodes)
         .add_service(audits)
+        .add_service(quotas)
         .add_service(statistics)
         .add_service(couriers)
         .add_service(replication);

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     convert::int,
+    quota,
     register::Shared,
     status::{status, storage},
 };
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long a sync may take at most, and by default.
 const SYNC_LIMIT: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(300));
+
+/// Callers that a status tells were held back, at most.
+const LIMITED: usize = 20;
 
 /// The service.
 pub struct Nodes {
@@ -54,6 +58,20 @@ pub trait Upkeep: Send + Sync + 'static {
 }
 
 impl Nodes {
+    /// Those whom their quota held back, the worst first.
+    fn limited(&self) -> Vec<pb::LimitedCaller> {
+        let limited = self.shared.quotas.limited().into_iter().take(LIMITED);
+        let told = limited.map(|(identity, usage)| pb::LimitedCaller {
+            caller: identity.to_string(),
+            refused: int(usage.refused),
+            slowed: int(usage.slowed),
+            first_time: stamp(usage.first),
+            last_time: stamp(usage.last.map(|(_, last)| last)),
+            last_limit: quota::last(&usage),
+        });
+        told.collect()
+    }
+
     fn status(&self) -> Result<pb::GetStatusResponse, Refusal> {
         let ledger = &self.shared.ledger;
         let own = ledger
@@ -86,6 +104,7 @@ impl Nodes {
             watermark_bytes: int(self.watermark),
             certificate_end_time: stamp(self.upkeep.certificate_end()),
             damage: ledger.damage(),
+            limited: self.limited(),
             policy_digest: self.shared.access.rules().policy.digest().to_owned(),
             warnings: self.upkeep.warnings(),
         })

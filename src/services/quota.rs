@@ -6,6 +6,7 @@
 
 mod meter;
 mod rate;
+mod serve;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use std::{
 use tokio::time::Instant;
 
 pub use meter::{Held, Meter, Usage};
+pub use serve::Quoted;
+pub(super) use serve::last;
 pub use share::Turn;
 
 use super::{access::Access, status::SUBJECT};

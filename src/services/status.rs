@@ -55,10 +55,10 @@ pub fn code(reason: Reason) -> Code {
         | R::ParentUnavailable
         | R::RecordElsewhere
         | R::CourierMisplaced => Code::FailedPrecondition,
-        R::MessageTooLarge | R::StorageFull | R::Overloaded | R::QuotaExceeded => {
+        R::MessageTooLarge | R::StorageFull | R::Overloaded | R::QuotaExceeded | R::TooSlow => {
             Code::ResourceExhausted
         }
-        R::StorageFailed | R::ShuttingDown => Code::Unavailable,
+        R::StorageFailed | R::ShuttingDown | R::ConnectionAged => Code::Unavailable,
         R::DataDamaged => Code::DataLoss,
         R::IndexOutOfRange => Code::OutOfRange,
         R::Internal => Code::Internal,
@@ -115,6 +115,7 @@ pub fn status(refusal: Refusal) -> Status {
 fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::Overloaded => Some(Duration::from_secs(1)),
+        Reason::ConnectionAged => Some(Duration::from_millis(100)),
         Reason::StorageFailed | Reason::ShuttingDown => Some(Duration::from_secs(5)),
         Reason::StorageFull => Some(Duration::from_secs(60)),
         _ => None,

@@ -155,6 +155,12 @@ reasons! {
     /// The caller is over a limit that the policy sets it; QuotaFailure names it.
     QuotaExceeded = 41, "QUOTA_EXCEEDED",
         "you are over a limit that the policy of this node sets you", "超出本节点策略为您设定的上限";
+    /// The call made no progress for too long, or a message took too long: it was ended to free its place.
+    TooSlow = 42, "TOO_SLOW",
+        "the call made no progress for too long and was ended; a watch resumes from its last position", "调用长时间没有进展，已被终止；订阅可从最后的位置继续";
+    /// The connection has reached its age: connect again and go on.
+    ConnectionAged = 43, "CONNECTION_AGED",
+        "the connection has reached its age; connect again, a watch resumes from its last position", "连接已到使用期限，请重新连接；订阅可从最后的位置继续";
 }
 
 impl Reason {

@@ -216,4 +216,7 @@ pub enum Command {
         serving, 2 read-only, 1 failed, 4 not reached"
     )]
     Status,
+    /// Show how much you may use, and where you stand
+    #[command(after_help = "Example:\n  hefu quota\n  hefu quota -o json")]
+    Quota,
 }

@@ -39,6 +39,23 @@ pub fn print(status: &node::GetStatusResponse) {
         }
         println!("{rows}");
     }
+    if !status.limited.is_empty() {
+        let mut rows = table(["held back", "refused", "slowed", "since", "last", "by"]);
+        for limited in &status.limited {
+            let time = |time: &Option<prost_types::Timestamp>| {
+                time.as_ref().map(ToString::to_string).unwrap_or_default()
+            };
+            rows.add_row([
+                limited.caller.clone(),
+                limited.refused.to_string(),
+                limited.slowed.to_string(),
+                time(&limited.first_time),
+                time(&limited.last_time),
+                limited.last_limit.clone(),
+            ]);
+        }
+        println!("{rows}");
+    }
     if !status.children.is_empty() {
         let mut rows = table(["child", "signed", "held", "cosigned", "lag", "state", "why"]);
         for child in &status.children {

@@ -16,7 +16,7 @@ use super::{
     args::{Command, Connection, Output},
     board, csv,
     dynamic::{RegisterApi, dynamic, json, sub, subs, text},
-    figures, hazard, method, table,
+    figures, hazard, method, quota, table,
 };
 use crate::{
     cli::{Exit, verify},
@@ -98,6 +98,10 @@ pub async fn run(command: Command, connection: &Connection) -> Result<Exit, Clie
         } => shown.custody(name, revision, out).await,
         Command::Checkpoint { origin } => shown.checkpoint(origin).await,
         Command::Status => shown.status().await,
+        Command::Quota => {
+            quota::show(&shown.client, shown.output).await?;
+            Ok(Exit::Done)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod csv;
 pub mod dynamic;
 mod figures;
 mod hazard;
+pub mod quota;
 pub mod table;
 
 use futures::{Stream, StreamExt as _};

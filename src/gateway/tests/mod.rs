@@ -1,5 +1,6 @@
 //! The gateway over real sockets, with real certificates.
 
+mod abuse;
 mod calls;
 mod connections;
 mod stopping;
@@ -12,7 +13,10 @@ use tokio::{
     sync::{Notify, oneshot, watch},
     task::JoinHandle,
 };
-use tonic::{Request, Response, Status, Streaming, service::Routes, transport::Channel};
+use tonic::{
+    Request, Response, Status, Streaming, codec::CompressionEncoding, service::Routes,
+    transport::Channel,
+};
 
 use super::{
     client::{DialError, Dialer},
@@ -142,11 +146,15 @@ impl Gateway {
 
     /// With limits for callers beside what the policy that is built in has.
     async fn under(limits: &str) -> Self {
+        Self::ruled(limits, Limits::default()).await
+    }
+
+    async fn ruled(policy: &str, limits: Limits) -> Self {
         let pki = Pki::new();
         let issued = pki.issue("node/nantong");
         let built_in = include_str!("../../../seeds/policy.toml");
-        let policy = Policy::from_toml(&format!("{built_in}\n{limits}")).unwrap();
-        Self::governed(pki, &issued, Limits::default(), policy).await
+        let policy = Policy::from_toml(&format!("{built_in}\n{policy}")).unwrap();
+        Self::governed(pki, &issued, limits, policy).await
     }
 
     async fn governed(pki: Pki, issued: &Issued, limits: Limits, policy: Policy) -> Self {
@@ -155,7 +163,9 @@ impl Gateway {
         let connections = Connections::new(Keys::new(credentials(issued)).unwrap());
         let fake = Fake::default();
         let risks = server::RiskServiceServer::new(fake.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd);
         let (_, health) = tonic_health::server::health_reporter();
         let routes = Routes::new(risks).add_service(health);
         let (stop, stopped) = oneshot::channel();

@@ -236,6 +236,17 @@ impl Meter {
         }
     }
 
+    /// After what time `count` of a rate can be taken; `None` once it is taken. Bytes that have come, or must
+    /// go out, wait; they are never refused. `again` where they were told so before.
+    #[must_use]
+    pub fn wait(&self, limit: Limit, count: u64, again: bool) -> Option<Duration> {
+        let wait = self.rates().of(limit)?.take(count).err()?;
+        if !again {
+            self.holds_back(limit, |tally| tally.slowed += 1);
+        }
+        Some(wait)
+    }
+
     /// Refuses something for being over a limit that no waiting mends.
     #[must_use]
     pub fn refuses(&self, limit: Limit, allowed: u64, after: Option<Duration>) -> Refusal {

@@ -22,7 +22,7 @@ use super::{
     MAX_MESSAGE_BYTES,
     access::{Access, Caller},
     position::Positions,
-    quota::Meter,
+    quota::{Meter, Quotas},
     status::status,
     token::Tokens,
     wire,
@@ -42,6 +42,8 @@ pub struct Shared {
     pub registers: Arc<Registers>,
     /// Who may do what.
     pub access: Access,
+    /// How much each caller may use.
+    pub quotas: Quotas,
     /// Page tokens.
     pub tokens: Tokens,
     /// Positions.
